@@ -1,0 +1,101 @@
+"""What applications ask of the TCP core and what it tells them: the rows of the event rings.
+
+Both travel in rings of shared memory between the stack and one application (`hdstack.service`),
+32 bytes a row. Every number that an application wrote is checked by the core before it is used.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+__all__ = ["EVENT", "REQUEST", "CloseReason", "EventKind", "RequestKind"]
+
+
+class RequestKind(IntEnum):
+    """Application to stack. `socket` is a number of the application's choosing, below its limit."""
+
+    LISTEN = 1
+    """Listen on local port `port`; answered by LISTENING or FAILED with the same `socket`."""
+    CONNECT = 2
+    """Connect to `address`:`port`; answered by CONNECTED or FAILED with the same `socket`."""
+    SEND = 3
+    """Append `length` bytes at `offset` of region `region` to the stream of `connection`."""
+    SHUTDOWN = 4
+    """No more SEND follows on `connection`: send FIN after the last byte."""
+    ABORT = 5
+    """Reset `connection` and forget it."""
+    CONSUMED = 6
+    """`length` more bytes of `connection` were read, their buffers posted again."""
+    UNLISTEN = 7
+    """Stop the listener `connection`."""
+
+
+class EventKind(IntEnum):
+    """Stack to application."""
+
+    LISTENING = 1
+    """The listener of `socket` is `connection`."""
+    CONNECTED = 2
+    """The connection of `socket` is `connection`; `address`:`port` is the peer."""
+    ACCEPTED = 3
+    """`connection` is new, from listener number `socket`; `address`:`port` is the peer."""
+    FAILED = 4
+    """LISTEN or CONNECT of `socket` failed; `reason` is a CloseReason."""
+    READABLE = 5
+    """The next `length` bytes of `connection` are at `offset` of region `region`."""
+    FINISHED = 6
+    """The peer has sent its last byte (FIN)."""
+    RELEASED = 7
+    """The oldest SEND of `connection` is acknowledged and free of DMA (R24)."""
+    CLOSED = 8
+    """`connection` is over, its number may be used again; `reason` is a CloseReason."""
+    RETURNED = 9
+    """The buffer (element) at `offset` of region `region` carries nothing and may be posted again."""
+
+
+class CloseReason(IntEnum):
+    """Why a connection or a request ended."""
+
+    NORMAL = 0
+    REFUSED = 1
+    RESET = 2
+    TIMED_OUT = 3
+    ABORTED = 4
+    ADDRESS_IN_USE = 5
+    NO_RESOURCES = 6
+    INVALID_REQUEST = 7
+    STACK_GONE = 8
+    UNREACHABLE = 9
+
+
+REQUEST = np.dtype(
+    [
+        ("kind", "<u2"),
+        ("port", "<u2"),
+        ("socket", "<u4"),
+        ("connection", "<u4"),
+        ("address", "<u4"),  # IPv4, host byte order
+        ("region", "<u2"),
+        ("generation", "<u2"),
+        ("offset", "<u4"),
+        ("length", "<u4"),
+        ("spare", "<u4"),
+    ]
+)
+
+EVENT = np.dtype(
+    [
+        ("kind", "<u2"),
+        ("port", "<u2"),
+        ("socket", "<u4"),
+        ("connection", "<u4"),
+        ("address", "<u4"),  # IPv4, host byte order
+        ("region", "<u2"),
+        ("reason", "<u2"),
+        ("offset", "<u4"),
+        ("length", "<u4"),
+        ("spare", "<u4"),
+    ]
+)
+
+assert REQUEST.itemsize == EVENT.itemsize == 32
