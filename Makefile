@@ -1,0 +1,62 @@
+# `make help` lists the targets. Every target sets up .venv by itself when it has to.
+PYTHON ?= python3
+BUS_BYTES ?= 64
+BENCH ?=
+WAVES ?= 0
+ARGS ?=
+RUN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-quick sim lint format verilog synth datasheet lock clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## make .venv from requirements.lock; names what the system lacks
+	@tools/setup $(PYTHON)
+
+demo: setup ## the whole system on real traffic, ends with a table (ARGS="--help" lists its options)
+	@$(RUN)/hdsnic demo $(ARGS)
+
+test: setup ## every test, cocotb benches and the kernel peer included
+	@$(RUN)/python -m pytest $(ARGS)
+
+test-quick: setup ## tests of the software alone: no simulation, no kernel peer
+	@$(RUN)/python -m pytest tests/sw $(ARGS)
+
+sim: setup ## one hardware bench: make sim BENCH=parse WAVES=1 leaves build/waves/*.vcd
+	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=parse WAVES=1; there are:"; \
+	    find tests/rtl -name 'test_*.py' | sed 's|.*/test_|  |; s|\.py$$||' | sort; exit 1; }
+	@WAVES=$(WAVES) $(RUN)/python -m pytest tests/rtl -k "$(BENCH)" $(ARGS)
+	@test "$(WAVES)" = 0 || ls -1t build/waves
+
+lint: setup ## ruff over all Python, Verilator over the generated Verilog at both widths
+	@$(RUN)/ruff check hw sw sim tests
+	@$(RUN)/ruff format --check hw sw sim tests
+	@$(RUN)/python -m hdsim.lint 8 64
+
+format: setup ## put all Python into ruff's format
+	@$(RUN)/ruff check --fix hw sw sim tests
+	@$(RUN)/ruff format hw sw sim tests
+
+verilog: setup ## generate build/hdsnic_$(BUS_BYTES).v (BUS_BYTES=8, 16, 32 or 64)
+	@mkdir -p build
+	@$(RUN)/hdsnic verilog -o build/hdsnic_$(BUS_BYTES).v --bus-bytes $(BUS_BYTES)
+
+synth: setup ## synthesize for ECP5 by Yosys, print the utilization (BUS_BYTES=8 or 64)
+	@tools/synth $(BUS_BYTES)
+
+datasheet: setup ## write docs/datasheet.md anew from hdsnic.abi
+	@$(RUN)/python -m hdsnic.abi.datasheet docs/datasheet.md
+
+lock: setup ## resolve requirements.lock anew from pyproject.toml (needs the network)
+	@$(RUN)/python -m pip install --quiet pip-tools
+	@$(RUN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --all-extras \
+	    --all-build-deps --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	    --no-header -o requirements.lock pyproject.toml
+
+clean: ## remove what was built (build/), keep .venv
+	@rm -rf build .pytest_cache .ruff_cache .hypothesis
+	@find hw sw sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv as well
+	@rm -rf .venv ./*.egg-info
