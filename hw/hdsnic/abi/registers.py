@@ -130,14 +130,14 @@ class CONTROL:
     RX_RING = Register(
         "RX_RING", 0x400, Access.RW, "receive ring of a queue; refused while the queue is enabled",
         (
-            Field("base", 24, "offset in header memory, in 4 KiB"),
+            Field("base", 24, "offset in header memory, in 4 KiB; aligned to the ring's size"),
             Field("log2_bytes", 8, "12 to 22"),
         ), count=QUEUES_MAX, stride=16,
     )  # fmt: skip
     TX_RING = Register(
         "TX_RING", 0x404, Access.RW, "transmit ring of a queue; refused while the queue is enabled",
         (
-            Field("base", 24, "offset in header memory, in 4 KiB"),
+            Field("base", 24, "offset in header memory, in 4 KiB; aligned to the ring's size"),
             Field("log2_bytes", 8, "12 to 22"),
         ), count=QUEUES_MAX, stride=16,
     )  # fmt: skip
@@ -203,7 +203,8 @@ class MANAGEMENT:
         "QUEUE_OWNER", 0x800, Access.RW, "owner of a queue; refused while posts are enabled",
         (
             Field("owner", 8, "0: nobody's, or the stack's"),
-            Field("spare", 23, "zero"),
+            Field("spare", 22, "zero"),
+            Field("busy", 1, "read: the change has not yet taken effect"),
             Field("posts", 1, "1: read the post ring; indices start at zero"),
         ),
         count=QUEUES_MAX, stride=16,

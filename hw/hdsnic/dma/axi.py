@@ -1,0 +1,85 @@
+"""AXI4 and AXI4-Lite as `amaranth.lib.wiring` signatures, with the flat names of the ARM specification.
+
+Source: ARM IHI 0022, AMBA AXI and ACE Protocol Specification, chapters A2 and B1.
+"""
+
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["AXI4", "AXI4Lite", "RESPONSE_OKAY", "RESPONSE_SLVERR"]
+
+RESPONSE_OKAY = 0b00
+RESPONSE_SLVERR = 0b10
+
+
+class AXI4(wiring.Signature):
+    """A full AXI4 interface, from the master's side."""
+
+    def __init__(self, *, address_bits, bus_bytes, id_bits):
+        def address_channel(prefix):
+            return {
+                f"{prefix}id": Out(id_bits),
+                f"{prefix}addr": Out(address_bits),
+                f"{prefix}len": Out(8),
+                f"{prefix}size": Out(3),
+                f"{prefix}burst": Out(2),
+                f"{prefix}lock": Out(1),
+                f"{prefix}cache": Out(4),
+                f"{prefix}prot": Out(3),
+                f"{prefix}qos": Out(4),
+                f"{prefix}valid": Out(1),
+                f"{prefix}ready": In(1),
+            }
+
+        super().__init__(
+            address_channel("aw")
+            | {
+                "wdata": Out(8 * bus_bytes),
+                "wstrb": Out(bus_bytes),
+                "wlast": Out(1),
+                "wvalid": Out(1),
+                "wready": In(1),
+                "bid": In(id_bits),
+                "bresp": In(2),
+                "bvalid": In(1),
+                "bready": Out(1),
+            }
+            | address_channel("ar")
+            | {
+                "rid": In(id_bits),
+                "rdata": In(8 * bus_bytes),
+                "rresp": In(2),
+                "rlast": In(1),
+                "rvalid": In(1),
+                "rready": Out(1),
+            }
+        )
+
+
+class AXI4Lite(wiring.Signature):
+    """A 32-bit AXI4-Lite interface, from the master's side."""
+
+    def __init__(self, *, address_bits):
+        super().__init__(
+            {
+                "awaddr": Out(address_bits),
+                "awprot": Out(3),
+                "awvalid": Out(1),
+                "awready": In(1),
+                "wdata": Out(32),
+                "wstrb": Out(4),
+                "wvalid": Out(1),
+                "wready": In(1),
+                "bresp": In(2),
+                "bvalid": In(1),
+                "bready": Out(1),
+                "araddr": Out(address_bits),
+                "arprot": Out(3),
+                "arvalid": Out(1),
+                "arready": In(1),
+                "rdata": In(32),
+                "rresp": In(2),
+                "rvalid": In(1),
+                "rready": Out(1),
+            }
+        )
