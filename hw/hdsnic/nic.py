@@ -1,0 +1,239 @@
+"""The card: every block and every wire between them.
+
+Receive: MAC -> rx.Ingress (parse, verify, buffer, steer) -> rx.Egress (place, split, commit) -> two
+write ports. Transmit: two read ports -> tx.Transmit (fetch, gather, checksum) -> MAC. Set-up and
+counters: csr.
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from . import abi
+from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
+from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
+from .mac import AXIStream, FrameFromMAC, FrameToMAC
+from .rx.egress import Egress
+from .rx.ingress import Ingress
+from .tx.transmit import Transmit
+
+__all__ = ["Nic"]
+
+
+class Nic(wiring.Component):
+    """A card of the given parameters.
+
+    Ports
+    -----
+    s_axis_rx, m_axis_tx: frames from and to the MAC (FCS stripped). m_axi_hdr: memory of the stack.
+    m_axi_pay: memory of the applications. s_axil: registers. irq: level.
+    """
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+        p = parameters
+        memory = AXI4(address_bits=p.address_bits, bus_bytes=p.bus_bytes, id_bits=p.id_bits)
+        super().__init__(
+            {
+                "s_axis_rx": In(AXIStream(p.bus_bytes)),
+                "m_axis_tx": Out(AXIStream(p.bus_bytes)),
+                "m_axi_hdr": Out(memory),
+                "m_axi_pay": Out(memory),
+                "s_axil": In(AXI4Lite(address_bits=abi.ADDRESS_BITS)),
+                "irq": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self.parameters
+        m.submodules.from_mac = from_mac = FrameFromMAC(p.bus_bytes)
+        m.submodules.ingress = ingress = Ingress(p)
+        m.submodules.egress = egress = Egress(p)
+        m.submodules.transmit = transmit = Transmit(p)
+        m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
+        m.submodules.registers = registers = RegisterBlock(p)
+        m.submodules.regions = regions = RegionTable(p, 3)
+        m.submodules.rx_index = rx_index = IndexWriter(p, 0)
+        m.submodules.tx_index = tx_index = IndexWriter(p, 1)
+        m.submodules.header_write = header_write = WritePort(p, 3)
+        m.submodules.header_read = header_read = ReadPort(p, 1)
+        m.submodules.payload_write = payload_write = WritePort(p, 1)
+        m.submodules.payload_read = payload_read = ReadPort(p, 2)
+
+        # -- bytes, in the order of their way --------------------------------------------------------
+        connect(m, flipped(self.s_axis_rx), from_mac.axis)
+        connect(m, from_mac.beats, ingress.mac)
+        connect(m, ingress.frames, egress.frames)
+        connect(m, ingress.beats, egress.beats)
+        connect(m, egress.header, header_write.clients[0])
+        connect(m, egress.payload, payload_write.clients[0])
+        connect(m, egress.posts, payload_read.clients[0])
+        connect(m, transmit.payload, payload_read.clients[1])
+        connect(m, transmit.descriptors, header_read.clients[0])
+        connect(m, transmit.mac, to_mac.beats)
+        connect(m, to_mac.axis, flipped(self.m_axis_tx))
+        for client, writer, source in ((1, rx_index, egress.index), (2, tx_index, transmit.index)):
+            connect(m, writer.write, header_write.clients[client])
+            connect(m, source, writer.update)
+            m.d.comb += [
+                writer.base.eq(registers.index_base),
+                writer.port_idle.eq(header_write.idle),
+            ]
+        for axi, write, read in (
+            (self.m_axi_hdr, header_write, header_read),
+            (self.m_axi_pay, payload_write, payload_read),
+        ):
+            self._connect_port(m, axi, write, read)
+
+        # -- set-up ------------------------------------------------------------------------------------
+        connect(m, flipped(self.s_axil), registers.axil)
+        for source, sink in (
+            (registers.address_store, ingress.address_store),
+            (registers.listener_store, ingress.listener_store),
+            (registers.rx_ring_store, egress.rx_ring_store),
+            (registers.post_ring_store, egress.post_ring_store),
+            (registers.rx_consumer, egress.rx_consumer),
+            (registers.post_producer, egress.post_producer),
+            (registers.tx_ring_store, transmit.tx_ring_store),
+            (registers.tx_producer, transmit.tx_producer),
+            (rx_index.written, registers.rx_written),
+            (tx_index.written, registers.tx_written),
+        ):
+            connect(m, source, sink)
+        connect(m, registers.element_clear, egress.element_clear)
+        for k, lookup in enumerate((egress.post_region, egress.claim_region, transmit.region)):
+            connect(m, lookup, regions.readers[k])
+        m.d.comb += [
+            transmit.owner_store.valid.eq(registers.post_ring_store.valid),
+            transmit.owner_store.payload.eq(registers.post_ring_store.payload),
+            ingress.receive.eq(registers.receive),
+            ingress.promiscuous.eq(registers.promiscuous),
+            ingress.mac_address.eq(registers.mac_address),
+            transmit.transmit.eq(registers.transmit),
+            regions.write.eq(registers.region_write),
+            regions.write_index.eq(registers.region_index),
+            regions.write_row.eq(registers.region_row),
+            registers.element_busy.eq(egress.element_busy),
+            egress.pause.eq(registers.pause),
+            transmit.pause.eq(registers.pause),
+            registers.rx_idle.eq(egress.idle),
+            registers.tx_idle.eq(transmit.idle),
+            registers.tx_stopped.eq(transmit.stopped),
+            registers.looked_up.eq(ingress.looked_up),
+            registers.completed.eq(egress.completed),
+            registers.port_errors.eq(
+                Cat(header_write.error, header_read.error, payload_write.error, payload_read.error)
+            ),
+            self.irq.eq(registers.irq),
+        ]
+        self._counters(
+            m, ingress, egress, transmit, registers,
+            {
+                "header_write_bytes": (header_write.bytes_valid, header_write.bytes_count),
+                "header_read_bytes": (header_read.bytes_valid, header_read.bytes_count),
+                "payload_write_bytes": (payload_write.bytes_valid, payload_write.bytes_count),
+                "payload_read_bytes": (payload_read.bytes_valid, payload_read.bytes_count),
+                "rx_frames": (ingress.frame_done, 1),
+                "rx_bytes": (ingress.frame_done, ingress.frame_bytes),
+                "tx_frames": (transmit.frame_done, 1),
+                "tx_bytes": (transmit.frame_done, transmit.frame_bytes),
+            },
+        )  # fmt: skip
+        return m
+
+    def _connect_port(self, m, axi, write, read):
+        """A write and a read side make an AXI4 master: incrementing bursts of whole beats."""
+        size = (self.parameters.bus_bytes - 1).bit_length()
+        normal, data_access = 0b0011, 0b010  # cacheable and bufferable; unprivileged, non-secure
+        for channel, port in (("aw", write), ("ar", read)):
+            m.d.comb += [
+                axi[f"{channel}size"].eq(size),
+                axi[f"{channel}burst"].eq(1),
+                axi[f"{channel}cache"].eq(normal),
+                axi[f"{channel}prot"].eq(data_access),
+                axi[f"{channel}addr"].eq(port[f"{channel}addr"]),
+                axi[f"{channel}len"].eq(port[f"{channel}len"]),
+                axi[f"{channel}valid"].eq(port[f"{channel}valid"]),
+                port[f"{channel}ready"].eq(axi[f"{channel}ready"]),
+            ]
+        m.d.comb += [
+            axi.wdata.eq(write.wdata),
+            axi.wstrb.eq(write.wstrb),
+            axi.wlast.eq(write.wlast),
+            axi.wvalid.eq(write.wvalid),
+            write.wready.eq(axi.wready),
+            write.bresp.eq(axi.bresp),
+            write.bvalid.eq(axi.bvalid),
+            axi.bready.eq(write.bready),
+            axi.arid.eq(read.arid),
+            read.rid.eq(axi.rid),
+            read.rdata.eq(axi.rdata),
+            read.rresp.eq(axi.rresp),
+            read.rlast.eq(axi.rlast),
+            read.rvalid.eq(axi.rvalid),
+            axi.rready.eq(read.rready),
+        ]
+
+    def _counters(self, m, ingress, egress, transmit, registers, sums):
+        """Counter banks behind the counter pages, in the order of `hdsnic.abi.registers`."""
+        p = self.parameters
+        columns = 32
+        m.submodules.rx_port = rx_port = CounterBank(columns)
+        m.submodules.rx_queues = rx_queues = CounterBank(columns * p.queues)
+        m.submodules.tx_queues = tx_queues = CounterBank(8 * p.queues)
+        m.submodules.post_queues = post_queues = CounterBank(8 * p.queues)
+        connect(m, ingress.outcome, rx_port.event)
+        for bank, source, width in (
+            (rx_queues, egress.outcome, 5),
+            (tx_queues, transmit.outcome, 3),
+            (post_queues, egress.post_outcome, 3),
+        ):
+            m.d.comb += [
+                bank.event.valid.eq(source.valid),
+                bank.event.payload.eq((source.payload.queue << width) | source.payload.outcome),
+            ]
+
+        totals = []
+        for name, _ in abi.PORT_COUNTERS:
+            counter = ByteCounter()
+            m.submodules[name] = counter
+            valid, amount = sums[name]
+            m.d.comb += [counter.valid.eq(valid), counter.amount.eq(amount)]
+            totals.append(counter.total)
+
+        index = registers.counter_index
+        begins = {
+            bank: (address - abi.COUNTERS_PAGE) // abi.COUNTER_BYTES
+            for bank, address in (
+                ("port", abi.rx_counter(abi.rx_port_row, 0)),
+                ("tx", abi.tx_counter(0, 0)),
+                ("post", abi.post_counter(0, 0)),
+                ("sums", abi.port_counter(abi.PORT_COUNTERS[0][0])),
+            )
+        }
+        total = Signal(64)
+        with m.Switch(index - begins["sums"]):
+            for k, value in enumerate(totals):
+                with m.Case(k):
+                    m.d.comb += total.eq(value)
+        m.d.comb += [
+            rx_queues.read_index.eq(index),
+            rx_port.read_index.eq(index - begins["port"]),
+            tx_queues.read_index.eq(index - begins["tx"]),
+            post_queues.read_index.eq(index - begins["post"]),
+            registers.counter_data.eq(
+                Mux(
+                    index >= begins["sums"], total,
+                    Mux(
+                        index >= begins["post"], post_queues.read_data,
+                        Mux(
+                            index >= begins["tx"], tx_queues.read_data,
+                            Mux(
+                                index >= begins["port"], rx_port.read_data, rx_queues.read_data
+                            ),
+                        ),
+                    ),
+                )
+            ),
+        ]  # fmt: skip
