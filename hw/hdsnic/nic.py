@@ -61,7 +61,7 @@ class Nic(wiring.Component):
         m.submodules.payload_write = payload_write = WritePort(p, 1)
         m.submodules.payload_read = payload_read = ReadPort(p, 2)
 
-        # -- bytes, in the order of their way --------------------------------------------------------
+        # -- bytes, in the order of their way --------------------------------------------------
         connect(m, flipped(self.s_axis_rx), from_mac.axis)
         connect(m, from_mac.beats, ingress.mac)
         connect(m, ingress.frames, egress.frames)
@@ -147,15 +147,19 @@ class Nic(wiring.Component):
         size = (self.parameters.bus_bytes - 1).bit_length()
         normal, data_access = 0b0011, 0b010  # cacheable and bufferable; unprivileged, non-secure
         for channel, port in (("aw", write), ("ar", read)):
+
+            def wire(name, channel=channel, interface=axi):
+                return getattr(interface, channel + name)
+
             m.d.comb += [
-                axi[f"{channel}size"].eq(size),
-                axi[f"{channel}burst"].eq(1),
-                axi[f"{channel}cache"].eq(normal),
-                axi[f"{channel}prot"].eq(data_access),
-                axi[f"{channel}addr"].eq(port[f"{channel}addr"]),
-                axi[f"{channel}len"].eq(port[f"{channel}len"]),
-                axi[f"{channel}valid"].eq(port[f"{channel}valid"]),
-                port[f"{channel}ready"].eq(axi[f"{channel}ready"]),
+                wire("size").eq(size),
+                wire("burst").eq(1),
+                wire("cache").eq(normal),
+                wire("prot").eq(data_access),
+                wire("addr").eq(wire("addr", interface=port)),
+                wire("len").eq(wire("len", interface=port)),
+                wire("valid").eq(wire("valid", interface=port)),
+                wire("ready", interface=port).eq(wire("ready")),
             ]
         m.d.comb += [
             axi.wdata.eq(write.wdata),

@@ -2,6 +2,7 @@
 
 from amaranth.back import verilog
 from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal, Signal
+from amaranth.lib.wiring import Flow
 
 from .nic import Nic
 from .parameters import Parameters
@@ -10,7 +11,7 @@ __all__ = ["generate"]
 
 
 def generate(parameters: Parameters, name: str = "hdsnic") -> str:
-    """Verilog-2001 of module `name`: `clk`, `rst` (synchronous, active high), and the ports of `Nic`.
+    """Verilog-2001 of module `name`: `clk`, `rst` (synchronous, active high), the ports of `Nic`.
 
     The member `axi` of port `m_axi_hdr` is called `m_axi_hdr_awaddr` and so on.
     """
@@ -21,10 +22,10 @@ def generate(parameters: Parameters, name: str = "hdsnic") -> str:
     clk, rst = Signal(name="clk"), Signal(name="rst")
     m.d.comb += [ClockSignal().eq(clk), ResetSignal().eq(rst)]
     ports = {"clk": (clk, None), "rst": (rst, None)}
-    for path, _member, value in nic.signature.flatten(nic):
+    for path, member, value in nic.signature.flatten(nic):
         flat = "_".join(str(part) for part in path)
         port = Signal(value.shape(), name=flat)
-        if _is_input(nic.signature, path):
+        if member.flow is Flow.In:
             m.d.comb += value.eq(port)
         else:
             m.d.comb += port.eq(value)
@@ -32,20 +33,7 @@ def generate(parameters: Parameters, name: str = "hdsnic") -> str:
     return verilog.convert(
         m,
         name=name,
-        ports={k: v for k, v in ports.items()},
+        ports=dict(ports.items()),
         emit_src=False,
         strip_internal_attrs=True,
     )
-
-
-def _is_input(signature, path):
-    """Whether the port at `path` is driven from outside."""
-    from amaranth.lib.wiring import Flow
-
-    inward = False
-    for part in path:
-        member = signature.members[part]
-        inward ^= member.flow is Flow.In
-        if member.is_signature:
-            signature = member.signature
-    return inward

@@ -133,7 +133,7 @@ class RegisterBlock(wiring.Component):
                 m.d.comb += [known.eq(access.is_write), hit.eq(writing)]
             return hit
 
-        # -- identity and switches -----------------------------------------------------------------
+        # -- identity and switches -------------------------------------------------------------
         for register, constant in (
             (_C.MAGIC, abi.MAGIC), (_C.ABI_VERSION, abi.ABI_VERSION), (_C.BUS_BYTES, p.bus_bytes),
             (_C.QUEUES, p.queues), (_C.REGIONS, p.regions), (_C.LISTENERS, p.listeners),
@@ -159,7 +159,7 @@ class RegisterBlock(wiring.Component):
             self.mac_address.eq(Cat(mac_low, mac_high[:16])),
         ]
 
-        # -- settings that the engine carries out ----------------------------------------------------
+        # -- settings that the engine carries out ----------------------------------------------
         m.submodules.engine = engine = SettingsEngine(p)
         busy_queues = engine.queue_enabled | engine.queue_pending
         any_queue = busy_queues.any()
@@ -192,7 +192,7 @@ class RegisterBlock(wiring.Component):
             m.d.comb += [mine.valid.eq(theirs.valid), mine.payload.eq(theirs.payload)]
         self._settings_memory(m, access, engine, known, refused, value, after_start)
 
-        # -- steering --------------------------------------------------------------------------------
+        # -- steering --------------------------------------------------------------------------
         address_words = [Signal(32, name=f"address_word_{k}") for k in range(4)]
         for k, word in enumerate(address_words):
             with m.If(address == abi.CONTROL_PAGE + _C.ADDRESS_WORD.at(k)):
@@ -229,7 +229,7 @@ class RegisterBlock(wiring.Component):
             for name in ("index", "valid", "udp", "any_address", "address", "queue")
         ] + [target.first.eq(port["first"]), target.last.eq(port["last"])]
 
-        # -- fence: frames finish in order, so a count of those in flight is enough (R15) --------------
+        # -- fence: frames finish in order, so a count of those in flight is enough (R15) ------
         in_flight, fence_left = Signal(16), Signal(16)
         m.d.sync += in_flight.eq(in_flight + self.looked_up - self.completed)
         with m.If(at(abi.CONTROL_PAGE, _C.FENCE)):
@@ -239,7 +239,7 @@ class RegisterBlock(wiring.Component):
         with m.Elif(self.completed & (fence_left != 0)):
             m.d.sync += fence_left.eq(fence_left - 1)
 
-        # -- interrupts and errors ---------------------------------------------------------------------
+        # -- interrupts and errors -------------------------------------------------------------
         status, errors = Signal(p.queues), Signal(5)
         enable = stored(abi.CONTROL_PAGE, _C.IRQ_ENABLE)
         came = Mux(self.rx_written.valid, 1 << self.rx_written.payload, 0) | Mux(
@@ -258,7 +258,7 @@ class RegisterBlock(wiring.Component):
 
         self._doorbells(m, access, known)
 
-        # -- counters ------------------------------------------------------------------------------------
+        # -- counters --------------------------------------------------------------------------
         counter_high = Signal(32)
         m.d.comb += self.counter_index.eq(address[3 : 3 + _COUNTER_ADDRESS_BITS])
         with m.If((address >= abi.COUNTERS_PAGE) & (address < abi.COUNTERS_PAGE + 0x4000)):

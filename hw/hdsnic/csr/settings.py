@@ -5,7 +5,7 @@ receive and transmit, waits until nothing is in flight, checks the words and han
 blocks. So no block ever sees a setting change under an access that is on its way (I6, R29).
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -33,10 +33,10 @@ class SettingsEngine(wiring.Component):
     Ports
     -----
     queue_pending, post_pending, region_pending, revoke_pending: bits set by the register block;
-    the engine answers with a bit of `*_done` for a cycle. queue_enabled, posts_enabled, region_live:
-    what is in force; the register block locks by them. refused: a setting was not carried out, since
-    it is beyond the memory or the limits; what it concerns stays disabled. word_address/word: read
-    port of the settings memory (one cycle).
+    the engine answers with a bit of `*_done` for a cycle. queue_enabled, posts_enabled,
+    region_live: what is in force; the register block locks by them. refused: a setting was not
+    carried out, since it is beyond the memory or the limits; what it concerns stays disabled.
+    word_address/word: read port of the settings memory (one cycle).
     """
 
     def __init__(self, parameters):
@@ -103,9 +103,9 @@ class SettingsEngine(wiring.Component):
 
         still = self.rx_idle & self.tx_idle
         with m.FSM() as fsm:
-            m.d.comb += self.pause.eq(~fsm.ongoing("idle") & ~fsm.ongoing("load region")
-                                      & ~fsm.ongoing("clear elements") & ~fsm.ongoing("check region")
-                                      & ~fsm.ongoing("sweep"))  # fmt: skip
+            # A region that comes to life disturbs nobody, so that needs no pause.
+            running = ("idle", "load region", "check region", "clear elements", "sweep")
+            m.d.comb += self.pause.eq(~Cat(*(fsm.ongoing(name) for name in running)).any())
             with m.State("idle"):
                 with m.If(self.revoke_pending.any()):
                     first_of(self.revoke_pending)
@@ -271,8 +271,6 @@ class SettingsEngine(wiring.Component):
             "nic_write": state["nic_write"],
             "nic_read": state["nic_read"],
         }
-        from amaranth.hdl import Const, Value
-
         packed = []
         for name, field in row:
             value = Value.cast(values[name])

@@ -1,4 +1,4 @@
-"""AXI4 and AXI4-Lite as `amaranth.lib.wiring` signatures, with the flat names of the ARM specification.
+"""AXI4 and AXI4-Lite as `amaranth.lib.wiring` signatures, with ARM's flat names.
 
 Source: ARM IHI 0022, AMBA AXI and ACE Protocol Specification, chapters A2 and B1.
 """
@@ -6,7 +6,7 @@ Source: ARM IHI 0022, AMBA AXI and ACE Protocol Specification, chapters A2 and B
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["AXI4", "AXI4Lite", "RESPONSE_OKAY", "RESPONSE_SLVERR"]
+__all__ = ["AXI4", "RESPONSE_OKAY", "RESPONSE_SLVERR", "AXI4Lite"]
 
 RESPONSE_OKAY = 0b00
 RESPONSE_SLVERR = 0b10

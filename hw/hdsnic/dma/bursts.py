@@ -16,7 +16,7 @@ __all__ = ["Burst", "BurstSplitter"]
 
 
 class Burst(StructLayout):
-    """One burst of a request: `begin` and `end` are byte lanes of the request's first and last byte."""
+    """One burst of a request; `begin` and `end` are lanes: of its first byte, behind its last."""
 
     def __init__(self, parameters, tag_bits):
         lane_bits = (parameters.bus_bytes - 1).bit_length()
@@ -106,9 +106,7 @@ class BurstSplitter(wiring.Component):
         with m.Switch(now.request.wrap_log2):
             for log2 in range(12, 23):
                 with m.Case(log2):
-                    m.d.comb += following.eq(
-                        Cat(straight[:log2], now.request.address[log2:])
-                    )
+                    m.d.comb += following.eq(Cat(straight[:log2], now.request.address[log2:]))
 
         moving = Signal()
         m.d.comb += [

@@ -22,8 +22,8 @@ class WritePort(wiring.Component):
 
     A client's request is served whole before another's. Two cycles from a request to its AW; data
     follow at one beat a cycle with no bubble between requests, as long as the memory takes them and
-    at most `outstanding` bursts are unacknowledged. Back-pressure of the memory reaches the clients;
-    an error response is reported with the `done` of its request and changes nothing else.
+    at most `outstanding` bursts are unacknowledged. Back-pressure of the memory reaches the
+    clients; an error response is reported with the `done` of its request and changes nothing else.
 
     Ports
     -----
