@@ -1,0 +1,1 @@
+"""The receive path: `ingress` parses, verifies, buffers and steers; `egress` splits and places."""
