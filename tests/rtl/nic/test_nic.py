@@ -1,0 +1,18 @@
+"""The whole card under Verilator, at the narrowest and the widest bus, with AXI models around it."""
+
+import pytest
+from hdsnic.parameters import Parameters
+from hdsnic.verilog import generate
+
+from rtl.bench import run
+
+
+@pytest.fixture(scope="module", params=[8, 64], ids=lambda w: f"{w}-byte bus")
+def card(request):
+    return request.param, generate(Parameters(bus_bytes=request.param))
+
+
+@pytest.mark.parametrize("module", ["registers", "receive", "transmit"])
+def test_the_card_behaves_as_its_contract_says(card, module):
+    bus_bytes, verilog = card
+    run(verilog, "hdsnic", f"rtl.nic.bench_{module}", name=f"nic-{bus_bytes}")
