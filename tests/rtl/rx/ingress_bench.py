@@ -1,0 +1,238 @@
+"""Bench of the receive ingress: frames in, all that comes out, and whether it adds up.
+
+`run` sends frames through `Ingress` in Amaranth's simulator and gives back a `Result`. It checks
+on every run what must always hold: each frame has one announcement or one outcome, and the beats
+that come out are those of the announced frames, in order, full but for the last.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from amaranth.sim import Simulator
+from hdsnic.abi import RxOutcome
+from hdsnic.interfaces import SteeredFrame
+from hdsnic.parameters import Parameters
+from hdsnic.rx.ingress import Ingress
+
+OWN_MAC = bytes.fromhex("026864730002")
+OWN_IPV4 = "10.77.0.2"
+OWN_IPV6 = "fd00:77::2"
+PORT = 80
+QUEUE = 3
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A frame to send; `error` is the MAC's mark; `idle` cycles go before it."""
+
+    data: bytes
+    error: bool = False
+    idle: int = 0
+    last_count: int | None = None  # a wrong `count` on the last beat
+
+
+@dataclass(frozen=True)
+class Listener:
+    index: int
+    first: int
+    queue: int
+    last: int = 0
+    address: int | None = None  # None: any
+    udp: bool = False
+    valid: bool = True
+
+
+@dataclass
+class Setting:
+    """What the card is set to; the default has one listener on all addresses."""
+
+    receive: bool = True
+    promiscuous: bool = False
+    addresses: tuple[bytes, ...] = (
+        bytes([10, 77, 0, 2]),
+        bytes.fromhex("fd000077000000000000000000000002"),
+    )
+    listeners: tuple[Listener, ...] = (Listener(5, PORT, QUEUE),)
+
+
+@dataclass
+class Result:
+    frames: list[dict] = field(default_factory=list)  # fields of SteeredFrame and `bytes`
+    outcomes: list[RxOutcome] = field(default_factory=list)  # of dropped frames
+    lengths: list[int] = field(default_factory=list)  # frame_bytes at each frame_done
+    looked_up: int = 0
+    input_cycles: int = 0  # from the first beat to the last
+    beat_cycles: list[int] = field(default_factory=list)  # when beats were taken
+    frame_cycles: list[int] = field(default_factory=list)  # when frames were announced
+    last_beat_cycles: list[int] = field(default_factory=list)  # when last beats went in
+
+
+def small(bus_bytes, **more):
+    """Parameters that build fast and leave nothing out."""
+    settings = dict(listeners=12, range_listeners=2, local_addresses=3, rx_buffer_bytes=16384)
+    return Parameters(bus_bytes=bus_bytes, **(settings | more))
+
+
+def beats_of(sent, bus_bytes):
+    """Values of FrameBeat for a frame."""
+    data = sent.data
+    for at in range(0, len(data), bus_bytes):
+        piece = data[at : at + bus_bytes]
+        last = at + bus_bytes >= len(data)
+        # what lies beyond `count` is nobody's: make it something that would be seen
+        piece = piece + b"\x81\x00\x08\x00\x45\xff"[: bus_bytes - len(piece)]
+        count = sent.last_count if last and sent.last_count is not None else None
+        yield {
+            "data": int.from_bytes(piece, "little"),
+            "count": min(bus_bytes, len(data) - at) if count is None else count,
+            "last": int(last),
+            "error": int(last and sent.error),
+        }
+
+
+def run(
+    frames, parameters, setting=None, *, ready=1.0, frames_ready=1.0, valid=1.0, seed=1, blocked=0
+):
+    """Send `frames`, collect what comes out; give a `Result`.
+
+    `ready`, `frames_ready`, `valid`: probability, each cycle, that `beats` and `frames` are taken
+    and that the MAC has a beat. `blocked`: neither is taken in so many first cycles.
+    """
+    setting = setting or Setting()
+    frames = [f if isinstance(f, Sent) else Sent(f) for f in frames]
+    dut = Ingress(parameters)
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+    chance = random.Random(seed)
+    result = Result()
+    payloads = []
+    fields = list(SteeredFrame(parameters).members)
+    state = {"cycle": 0, "sent": False}
+
+    async def send(ctx):
+        ctx.set(dut.mac_address, int.from_bytes(OWN_MAC, "little"))
+        ctx.set(dut.receive, setting.receive)
+        ctx.set(dut.promiscuous, setting.promiscuous)
+        for index, address in enumerate(setting.addresses):
+            await store_address(ctx, dut, index, address)
+        for listener in setting.listeners:
+            await store_listener(ctx, dut, listener)
+        first = None
+        for sent in frames:
+            for _ in range(sent.idle):
+                await ctx.tick()
+            for beat in beats_of(sent, parameters.bus_bytes):
+                while chance.random() >= valid:
+                    await ctx.tick()
+                ctx.set(dut.mac.valid, 1)
+                ctx.set(dut.mac.payload, beat)
+                first = state["cycle"] if first is None else first
+                if beat["last"]:
+                    result.last_beat_cycles.append(state["cycle"])
+                await ctx.tick()
+                ctx.set(dut.mac.valid, 0)
+            result.input_cycles = state["cycle"] - (first or 0)
+        state["sent"] = True
+
+    async def take(ctx):
+        for _ in range(blocked):
+            await ctx.tick()
+        while True:
+            ctx.set(dut.beats.ready, chance.random() < ready)
+            ctx.set(dut.frames.ready, chance.random() < frames_ready)
+            await ctx.tick()
+
+    async def watch(ctx):
+        frame = bytearray()
+        sampled = ctx.tick().sample(
+            dut.mac.ready,
+            dut.outcome.valid,
+            dut.outcome.payload,
+            dut.looked_up,
+            dut.frame_done,
+            dut.frame_bytes,
+            dut.frames.valid & dut.frames.ready,
+            dut.frames.payload,
+            dut.beats.valid & dut.beats.ready,
+            dut.beats.payload,
+        )
+        async for _, reset, mac_ready, dropped, why, looked, done, size, go, frame_at, move, at in (
+            sampled
+        ):
+            assert not reset
+            assert mac_ready, "the wire never waits"
+            if dropped:
+                result.outcomes.append(RxOutcome(why))
+            result.looked_up += looked
+            if done:
+                result.lengths.append(size)
+            if go:
+                result.frames.append({name: frame_at[name] for name in fields})
+                result.frame_cycles.append(state["cycle"])
+            if move:
+                result.beat_cycles.append(state["cycle"])
+                assert not at.error
+                assert at.last or at.count == parameters.bus_bytes
+                frame += at.data.to_bytes(parameters.bus_bytes, "little")[: at.count]
+                if at.last:
+                    payloads.append(bytes(frame))
+                    frame.clear()
+            state["cycle"] += 1
+
+    def complete():
+        return state["sent"] and len(payloads) + len(result.outcomes) >= len(frames)
+
+    async def bound(ctx):
+        beats = sum(len(f.data) // parameters.bus_bytes + 1 + f.idle for f in frames)
+        slowest = min(ready, frames_ready, valid)
+        for _ in range(int(4 * beats / slowest) + blocked + 2000):
+            await ctx.tick()
+            if complete():
+                break
+        await ctx.tick().repeat(60)  # nothing more may come
+
+    for process in (send, bound):
+        sim.add_testbench(process)
+    for process in (take, watch):
+        sim.add_testbench(process, background=True)
+    sim.run()
+
+    assert len(result.frames) == len(payloads) == result.looked_up
+    assert len(result.frames) + len(result.outcomes) == len(frames)
+    assert len(result.lengths) == len(frames)
+    for steered, payload in zip(result.frames, payloads, strict=True):
+        steered["bytes"] = payload
+        assert steered["length"] == len(payload)
+    return result
+
+
+async def store_address(ctx, dut, index, address):
+    """Write an entry of the address table: 4 or 16 bytes, or None to clear it."""
+    value = {"index": index, "valid": 0, "ipv6": 0, "address": 0}
+    if address is not None:
+        value |= {"valid": 1, "ipv6": int(len(address) == 16)}
+        value["address"] = int.from_bytes(address, "little")
+    ctx.set(dut.address_store.payload, value)
+    ctx.set(dut.address_store.valid, 1)
+    await ctx.tick()
+    ctx.set(dut.address_store.valid, 0)
+
+
+async def store_listener(ctx, dut, listener):
+    """Write a rule."""
+    ctx.set(
+        dut.listener_store.payload,
+        {
+            "index": listener.index,
+            "valid": int(listener.valid),
+            "udp": int(listener.udp),
+            "any_address": int(listener.address is None),
+            "address": listener.address or 0,
+            "queue": listener.queue,
+            "first": listener.first,
+            "last": listener.last,
+        },
+    )
+    ctx.set(dut.listener_store.valid, 1)
+    await ctx.tick()
+    ctx.set(dut.listener_store.valid, 0)
