@@ -38,7 +38,7 @@ class Ingress(wiring.Component):
     looked_up: pulse for each frame of `frames`, not later than the tables are read for it: a frame
     whose pulse comes after a store sees what was stored.
     outcome: RxOutcome of a frame dropped here.
-    frame_done, frame_bytes: pulse and length for each frame from the MAC; 65,535 for longer ones.
+    frame_done, frame_bytes: pulse and length (up to 65,535) for each frame from the MAC.
     """
 
     def __init__(self, parameters):

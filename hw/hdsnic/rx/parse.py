@@ -27,14 +27,14 @@ ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_IPV6 = 0x86DD
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
+LENGTH_MAX = 65535  # stands for all lengths from 65,536 - bus_bytes on
 
 
 class Beat(data.StructLayout):
     """A beat between the stages of the parser.
 
     `index` counts beats of the frame and `near` does so up to 15 only, for the headers; both stay
-    at their largest value. `length` is the frame's length in bytes so far (65,535 for all longer
-    ones), `bad` the MAC's mark; both are of use on the last beat.
+    at their largest value. `length` is the frame's length in bytes so far (up to LENGTH_MAX), `bad` the MAC's mark; both are of use on the last beat.
     """
 
     def __init__(self, bus_bytes):
@@ -385,7 +385,7 @@ class Parser(wiring.Component):
     mac: frames from the MAC.
     mac_address: own address, first byte in bits 7:0. promiscuous: let all destinations pass.
     o: beats with the facts known so far; on the last beat of a frame all are.
-    frame_done, frame_bytes: pulse and length (65,535 for all longer ones) of each frame.
+    frame_done, frame_bytes: pulse and length (up to LENGTH_MAX) of each frame.
     """
 
     def __init__(self, bus_bytes):
@@ -443,7 +443,7 @@ class Parser(wiring.Component):
         near = Signal(4)
         broken = incoming.last & ((incoming.count == 0) | (incoming.count > self.bus_bytes))
         count = Mux(incoming.last & ~broken, incoming.count, self.bus_bytes)
-        length = Signal(17)
+        length = Signal(16)
         m.d.comb += [
             self.mac.ready.eq(1),
             length.eq((index << count_bits(self.bus_bytes - 1)) + count),
@@ -460,7 +460,7 @@ class Parser(wiring.Component):
                 arrival.bad.eq(incoming.error | broken),
                 arrival.near.eq(near),
                 arrival.index.eq(index),
-                arrival.length.eq(Mux(length[16], 65535, length[:16])),
+                arrival.length.eq(Mux(index.all(), LENGTH_MAX, length)),
             ]
             with m.If(incoming.last):
                 m.d.sync += [index.eq(0), near.eq(0)]

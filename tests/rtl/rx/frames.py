@@ -1,10 +1,19 @@
 """Frames for the receive benches, made with scapy."""
 
 from ingress_bench import OWN_IPV4, OWN_IPV6, OWN_MAC, PORT
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_Router_Alert
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.inet import (
+    ICMP,
+    IP,
+    TCP,
+    UDP,
+    IPOption_NOP,
+    IPOption_Router_Alert,
+    in4_chksum,
+)
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, in6_chksum
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
+from scapy.utils import checksum
 
 PEER_MAC = "02:68:64:73:00:01"
 MAC_TEXT = OWN_MAC.hex(":")
@@ -50,7 +59,9 @@ def pad(frame):
 
 def tcp(size=100, vlan_tags=0, version=4, *, padded=True, ip=None, **more):
     """Bytes of a good TCP frame with `size` bytes of payload."""
-    packet = ethernet(vlan_tags) / network(version, **(ip or {})) / transport("tcp", version, **more)
+    packet = (
+        ethernet(vlan_tags) / network(version, **(ip or {})) / transport("tcp", version, **more)
+    )
     if size:
         packet /= Raw(payload_of(size))
     return pad(packet) if padded else bytes(packet)
@@ -67,12 +78,37 @@ def edit(frame, at, replacement):
     return frame[:at] + bytes(replacement) + frame[at + len(replacement) :]
 
 
+def ip_sum(frame):
+    """The frame with the right IPv4 header checksum, and nothing else made right."""
+    at = ip_offset(frame)
+    blank = edit(frame, at + 10, [0, 0])
+    header = blank[at : at + 4 * (blank[at] & 15)]
+    return edit(blank, at + 10, checksum(header).to_bytes(2, "big"))
+
+
 def refresh(frame):
-    """The frame with its IP and L4 checksums computed anew (of a frame that scapy can read)."""
-    packet = Ether(frame)
-    layer = packet
-    while layer:
-        if hasattr(layer, "chksum"):
-            del layer.chksum
-        layer = layer.payload
-    return bytes(packet)
+    """The frame with its IPv4 and its TCP or UDP checksum made right, as far as its lengths go."""
+    at = ip_offset(frame)
+    if frame[at] >> 4 == 4:
+        frame = ip_sum(frame)
+        ip = IP(frame[at : at + 20])
+        start, end, protocol = at + 4 * ip.ihl, at + ip.len, ip.proto
+        pseudo, sum_of = IP(src=ip.src, dst=ip.dst), in4_chksum
+    else:
+        ip = IPv6(frame[at : at + 40])
+        start, end, protocol = at + 40, at + 40 + ip.plen, ip.nh
+        pseudo, sum_of = IPv6(src=ip.src, dst=ip.dst), in6_chksum
+    field = {6: 16, 17: 6}.get(protocol)
+    if field is None or not start + field + 2 <= end <= len(frame):
+        return frame
+    blank = edit(frame, start + field, [0, 0])
+    right = sum_of(protocol, pseudo, blank[start:end])
+    return edit(blank, start + field, right.to_bytes(2, "big"))
+
+
+def ip_offset(frame):
+    """Where the IP header starts."""
+    at = 12
+    while frame[at : at + 2] in (b"\x81\x00", b"\x88\xa8"):
+        at += 4
+    return at + 2

@@ -69,8 +69,8 @@ class Result:
 
 def small(bus_bytes, **more):
     """Parameters that build fast and leave nothing out."""
-    settings = dict(listeners=12, range_listeners=2, local_addresses=3, rx_buffer_bytes=16384)
-    return Parameters(bus_bytes=bus_bytes, **(settings | more))
+    settings = {"listeners": 12, "range_listeners": 2, "local_addresses": 3}
+    return Parameters(bus_bytes=bus_bytes, rx_buffer_bytes=16384, **(settings | more))
 
 
 def beats_of(sent, bus_bytes):
@@ -156,9 +156,20 @@ def run(
             dut.beats.valid & dut.beats.ready,
             dut.beats.payload,
         )
-        async for _, reset, mac_ready, dropped, why, looked, done, size, go, frame_at, move, at in (
-            sampled
-        ):
+        async for (
+            _,
+            reset,
+            mac_ready,
+            dropped,
+            why,
+            looked,
+            done,
+            size,
+            go,
+            frame_at,
+            move,
+            at,
+        ) in sampled:
             assert not reset
             assert mac_ready, "the wire never waits"
             if dropped:
