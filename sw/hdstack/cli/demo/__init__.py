@@ -1,0 +1,1 @@
+"""`hdsnic demo`: the whole system on real traffic, and a table of what was seen."""
