@@ -1,0 +1,14 @@
+"""The driver: how the stack reaches the card.
+
+`device` carries registers, doorbells and notices, `card` knows what the registers mean, `layout`
+says where things lie in header memory, `rings` reads records and writes descriptors in place.
+"""
+
+from .card import Card, CardParameters
+from .device import Device, DeviceProcess, HeaderMemory, observe
+from .layout import RING_BYTES, HeaderLayout
+
+__all__ = [
+    "RING_BYTES", "Card", "CardParameters", "Device", "DeviceProcess", "HeaderLayout",
+    "HeaderMemory", "observe",
+]  # fmt: skip

@@ -1,0 +1,103 @@
+"""Control messages between processes: one JSON object a packet, descriptors beside it.
+
+All control sockets are Unix sockets of the kind SOCK_SEQPACKET. What comes from the other side is
+checked here for form (size, JSON, an object) and by the caller for meaning.
+"""
+
+import contextlib
+import json
+import os
+import socket
+
+from .errors import HdstackError, ServiceError
+
+__all__ = ["MESSAGE_BYTES", "BadMessage", "close_all", "connect", "receive", "request", "send"]
+
+MESSAGE_BYTES = 8192
+_DESCRIPTORS = 8
+
+
+class BadMessage(HdstackError):
+    """The other side sent something that is not a message."""
+
+
+def close_all(descriptors) -> None:
+    """Close descriptors that came with a message nobody wants."""
+    for fd in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def connect(path, what: str, timeout: float = 5.0) -> socket.socket:
+    """Connect to the control socket at `path`; `what` names the process for the error message."""
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.settimeout(timeout)
+    try:
+        control.connect(str(path))
+    except OSError as error:
+        control.close()
+        raise ServiceError(
+            f"cannot reach the {what} at {path}: {error.strerror}; is it running, and is this the"
+            " right run directory?"
+        ) from None
+    return control
+
+
+def send(control: socket.socket, message: dict, descriptors=()) -> None:
+    """Send one message; raises OSError as `socket.sendmsg` does."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > MESSAGE_BYTES:
+        raise BadMessage(f"a message of {len(data)} bytes; at most {MESSAGE_BYTES} are allowed")
+    socket.send_fds(control, [data], list(descriptors))
+
+
+def receive(control: socket.socket) -> tuple[dict, list[int]] | None:
+    """One message and its descriptors (the caller closes them); None at the end of the stream.
+
+    Raises BadMessage, with the descriptors closed, for what is not a message; BlockingIOError or
+    TimeoutError where nothing has come.
+    """
+    data, descriptors, flags, _ = socket.recv_fds(
+        control, MESSAGE_BYTES + 1, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+    )
+    if not data and not descriptors:
+        return None
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) > MESSAGE_BYTES:
+            raise BadMessage(f"a message is longer than {MESSAGE_BYTES} bytes, or has more than"
+                             f" {_DESCRIPTORS} descriptors")  # fmt: skip
+        message = json.loads(data)
+        if not isinstance(message, dict):
+            raise BadMessage("a message is not a JSON object")
+    except (ValueError, RecursionError) as error:
+        close_all(descriptors)
+        raise BadMessage(f"a message is not JSON ({error})") from None
+    except BadMessage:
+        close_all(descriptors)
+        raise
+    return message, descriptors
+
+
+def request(control: socket.socket, message: dict, descriptors=(), what="service", expect=0):
+    """Send a message, wait for its answer; returns (answer, descriptors), `expect` of them.
+
+    Raises ServiceError with the other side's sentence if it refuses, or if it does not answer
+    within the socket's timeout.
+    """
+    try:
+        send(control, message, descriptors)
+        got = receive(control)
+    except TimeoutError:
+        raise ServiceError(f"the {what} did not answer within {control.gettimeout()} s") from None
+    except OSError as error:
+        raise ServiceError(f"the connection to the {what} broke: {error.strerror}") from None
+    if got is None:
+        raise ServiceError(f"the {what} closed the connection")
+    answer, received = got
+    if answer.get("ok") is not True:
+        close_all(received)
+        raise ServiceError(str(answer.get("error", f"the {what} refused {message}")))
+    if len(received) != expect:
+        close_all(received)
+        raise ServiceError(f"the {what} sent {len(received)} descriptors, {expect} were expected")
+    return answer, received
