@@ -184,7 +184,7 @@ def _families() -> tuple[type[BaseException], ...]:
     Only of modules that are loaded: another one cannot have raised.
     """
     names = (("hdstack.errors", "HdstackError"), ("hdsnic.parameters", "ParameterError"),
-             ("hdsim.errors", "HdsimError"))  # fmt: skip
+             ("hdsim.errors", "SimulationError"))  # fmt: skip
     return tuple(getattr(sys.modules[m], n) for m, n in names if m in sys.modules)
 
 
