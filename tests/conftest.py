@@ -1,4 +1,4 @@
-"""What all tests share: the kernel-peer rule of continuous integration, and waveforms on request."""
+"""What all tests share: the kernel-peer rule of continuous integration, and waveforms."""
 
 import os
 import re
@@ -17,7 +17,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With HDSNIC_KERNEL_PEER=required, a skipped kernel-peer test fails where a TAP could be had."""
+    """HDSNIC_KERNEL_PEER=required: a skipped kernel-peer test fails where a TAP can be had."""
     outcome = yield
     report = outcome.get_result()
     if (

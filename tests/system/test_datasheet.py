@@ -15,14 +15,12 @@ def test_committed_datasheet_is_current():
 
 def test_datasheet_tells_the_addresses_of_counters_as_the_driver_computes_them():
     text = generate()
-    base, per_queue, per_outcome = map(
-        lambda number: int(number, 0),
-        re.search(r"outcome o: `(0x\w+)` \+ (\d+) q \+ (\d+) o", text).groups(),
-    )
+    told = re.search(r"outcome o: `(0x\w+)` \+ (\d+) q \+ (\d+) o", text)
+    base, per_queue, per_outcome = (int(number, 0) for number in told.groups())
     for queue in (0, 7, abi.rx_port_row):
         for outcome in abi.RxOutcome:
-            told = base + per_queue * queue + per_outcome * outcome
-            assert told == abi.rx_counter(queue, outcome)
+            address = base + per_queue * queue + per_outcome * outcome
+            assert address == abi.rx_counter(queue, outcome)
 
 
 def test_datasheet_names_every_outcome_and_every_field():
