@@ -2,7 +2,6 @@
 
 import cocotb
 from hdsnic import abi
-
 from rtl.nic.host import HEADER_BYTES, Host
 
 MAC, ADDRESS = bytes.fromhex("026864730002"), bytes([10, 77, 0, 2])

@@ -10,7 +10,13 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import (
-    AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam, AxiStreamBus, AxiStreamFrame, AxiStreamSink,
+    AxiBus,
+    AxiLiteBus,
+    AxiLiteMaster,
+    AxiRam,
+    AxiStreamBus,
+    AxiStreamFrame,
+    AxiStreamSink,
     AxiStreamSource,
 )  # fmt: skip
 from hdsnic import abi
@@ -57,6 +63,7 @@ class Host:
         self.bus_bytes = await self.read(abi.CONTROL.BUS_BYTES)
         self.rx_consumer, self.tx_producer, self.posts = {}, {}, {}
         self.regions = {}
+        await self._take_baseline()
         return self
 
     def press(self):
@@ -86,8 +93,20 @@ class Host:
         return int(answer.resp) == 0
 
     async def counter(self, address):
+        """What a 64-bit counter has counted since the start: counters outlive a reset."""
+        return await self._counter(address) - self.baseline.get(address, 0)
+
+    async def _counter(self, address):
         low = await self.lite.read_dword(address)
         return low | (await self.lite.read_dword(address + 4)) << 32
+
+    async def _take_baseline(self):
+        rows = (0, 1, 2, abi.rx_port_row)
+        addresses = [abi.rx_counter(row, o) for row in rows for o in abi.RxOutcome]
+        addresses += [abi.post_counter(q, o) for q in (1, 2) for o in abi.PostOutcome]
+        addresses += [abi.tx_counter(q, o) for q in (0, 1, 2) for o in abi.TxOutcome]
+        addresses += [abi.port_counter(name) for name, _ in abi.PORT_COUNTERS]
+        self.baseline = {address: await self._counter(address) for address in addresses}
 
     async def until(self, condition, *, cycles=20_000, what="the condition"):
         """Wait for an awaitable condition, at most so many cycles."""
@@ -110,9 +129,7 @@ class Host:
         await self.add_address(0, address)
         for queue in queues:
             await self.enable_queue(queue)
-        await self.write(
-            abi.CONTROL.SWITCHES, abi.CONTROL.SWITCHES.pack(receive=1, transmit=1)
-        )
+        await self.write(abi.CONTROL.SWITCHES, abi.CONTROL.SWITCHES.pack(receive=1, transmit=1))
 
     async def add_address(self, index, address: bytes):
         for k in range(0, len(address), 4):
@@ -227,7 +244,9 @@ class Host:
             self.payload.write(ring + at, abi.POST_CELL.pack(**cell))
             producer += 1
         self.posts[queue] = (ring, producer)
-        await self.doorbell(abi.post_doorbell_page(queue), abi.POST_DOORBELL.POST_PRODUCER, producer)
+        await self.doorbell(
+            abi.post_doorbell_page(queue), abi.POST_DOORBELL.POST_PRODUCER, producer
+        )
 
     async def post_elements(self, queue, region, elements):
         await self.post(
@@ -288,7 +307,11 @@ class Host:
     async def transmit(self, queue, header: bytes, references=(), **fields):
         """Write a descriptor and ring the doorbell; `references` are dicts of REFERENCE fields."""
         references = list(references)
-        first = references[0] if references else {"offset": 0, "length": 0, "region": 0, "generation": 0}
+        first = (
+            references[0]
+            if references
+            else {"offset": 0, "length": 0, "region": 0, "generation": 0}
+        )
         data = abi.DESCRIPTOR.pack(
             header_length=len(header), references=len(references),
             **{f"ref_{k}": v for k, v in first.items()}, **fields,

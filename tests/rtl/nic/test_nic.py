@@ -1,9 +1,8 @@
-"""The whole card under Verilator, at the narrowest and the widest bus, with AXI models around it."""
+"""The whole card under Verilator, at the narrowest and the widest bus, AXI models around it."""
 
 import pytest
 from hdsnic.parameters import Parameters
 from hdsnic.verilog import generate
-
 from rtl.bench import run
 
 
