@@ -40,6 +40,7 @@ class _Transfer:
         self.output, self.upload, self.timeout = output, upload, timeout
         self.size = os.fstat(upload).st_size if upload is not None else 0
         self.done, self.digest, self.seconds, self.agreed = 0, hashlib.sha256(), 0.0, True
+        self.copied = 0
 
     async def run(self, runtime, progress: Progress) -> None:
         import asyncio
@@ -61,6 +62,7 @@ class _Transfer:
         finally:
             task.cancel()
         self.seconds = time.monotonic() - start
+        self.copied = runtime.copied_bytes
 
     async def _exchange(self, runtime) -> None:
         reader, writer = await runtime.open_connection(
@@ -164,4 +166,8 @@ def run_fetch(
     rate = transfer.done / 1e6 / max(transfer.seconds, 1e-9)
     if not transfer.agreed:
         raise CommandError(f"the server received other bytes than were sent (sha256 {digest})")
-    console.print(f"{transfer.done} bytes  {rate:.2f} MB/s  sha256 {digest}", highlight=False)
+    console.print(
+        f"{transfer.done} bytes  {rate:.2f} MB/s  sha256 {digest}  copied {transfer.copied} bytes",
+        highlight=False,
+        soft_wrap=True,
+    )

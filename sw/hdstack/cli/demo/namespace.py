@@ -76,17 +76,22 @@ def _ip(*words: str) -> None:
         raise _Refused(f"ip {' '.join(words)}: {done.stderr.strip() or 'failed'}")
 
 
+def open_tap(name: str) -> int:
+    """A TAP device whose frames are read and written whole. Raises OSError with the file's name."""
+    tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
+    except OSError as error:
+        os.close(tap)
+        raise OSError(error.errno, error.strerror, "/dev/net/tun") from None
+    return tap
+
+
 def _tap() -> int:
     try:
-        tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        return open_tap(INTERFACE)
     except OSError as error:
         raise _Refused(f"/dev/net/tun: {error.strerror}") from None
-    try:
-        request = struct.pack("16sH22x", INTERFACE.encode(), _IFF_TAP | _IFF_NO_PI)
-        fcntl.ioctl(tap, _TUNSETIFF, request)
-    except OSError as error:
-        raise _Refused(f"a TAP device: {error.strerror}") from None
-    return tap
 
 
 def _without_offloads(interface: str) -> None:
