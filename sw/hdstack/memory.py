@@ -19,8 +19,8 @@ from .errors import ConfigurationError, HdstackError, MemoryRefused
 
 __all__ = [
     "PAGE", "PAYLOAD_SEALS", "SEAL_FUTURE_WRITE", "SEAL_GROW", "SEAL_SEAL", "SEAL_SHRINK",
-    "SIZE_SEALS", "MapEntry", "Mapping", "RingMapping", "add_seals", "check", "create",
-    "die_with_parent", "drop_to", "get_seals", "harden", "own_maps",
+    "SIZE_SEALS", "MapEntry", "Mapping", "RingMapping", "SlotMapping", "add_seals", "check",
+    "create", "die_with_parent", "drop_to", "get_seals", "harden", "own_maps",
 ]  # fmt: skip
 
 PAGE = 4096
@@ -38,6 +38,7 @@ _MFD_NOEXEC_SEAL = 0x08
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _MADV_DONTFORK = 10
 _MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
+_EMPTY = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -139,8 +140,7 @@ class RingMapping:
         if any(base % PAGE for base in bases):
             raise ConfigurationError(f"ring bases {bases} are not multiples of {PAGE}")
         self._bytes = 2 * ring_bytes * len(bases)
-        anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        self._address = _map(0, self._bytes, 0, anonymous, -1, 0)
+        self._address = _map(0, self._bytes, 0, _EMPTY, -1, 0)
         try:
             at = self._address
             for base in bases:
@@ -159,6 +159,37 @@ class RingMapping:
         if self._address:
             self.array = None
             _libc.munmap(self._address, self._bytes)
+            self._address = 0
+
+
+class SlotMapping:
+    """`slots` places of `size` bytes side by side, where memfds come and go.
+
+    `words` (uint32) spans all of them, so that compiled code gets one array; an empty slot reads
+    as zeros that belong to nobody else.
+    """
+
+    def __init__(self, slots: int, size: int):
+        self.slots, self.size = slots, size
+        self._address = _map(0, slots * size, 3, _EMPTY, -1, 0)
+        raw = (ctypes.c_uint8 * (slots * size)).from_address(self._address)
+        self.words = np.frombuffer(raw, np.uint32)
+
+    def attach(self, slot: int, fd: int) -> None:
+        """Map the memfd (of `size` bytes or more) into a slot, for reading and writing."""
+        at = self._address + slot * self.size
+        _map(at, self.size, 3, mmap.MAP_SHARED | _MAP_FIXED, fd, 0)
+        _libc.madvise(at, self.size, _MADV_DONTFORK)
+
+    def detach(self, slot: int) -> None:
+        """Empty a slot."""
+        _map(self._address + slot * self.size, self.size, 3, _EMPTY | _MAP_FIXED, -1, 0)
+
+    def close(self) -> None:
+        """Unmap all; no array taken from this object may be in use any more."""
+        if self._address:
+            self.words = None
+            _libc.munmap(self._address, self.slots * self.size)
             self._address = 0
 
 

@@ -11,9 +11,20 @@ import socket
 
 from .errors import HdstackError, ServiceError
 
-__all__ = ["MESSAGE_BYTES", "BadMessage", "close_all", "connect", "receive", "request", "send"]
+__all__ = [
+    "ANSWER_BYTES",
+    "MESSAGE_BYTES",
+    "BadMessage",
+    "close_all",
+    "connect",
+    "receive",
+    "request",
+    "send",
+]
 
 MESSAGE_BYTES = 8192
+ANSWER_BYTES = 128 * 1024
+"""Largest answer to an observer; everything else keeps to MESSAGE_BYTES."""
 _DESCRIPTORS = 8
 
 
@@ -43,28 +54,28 @@ def connect(path, what: str, timeout: float = 5.0) -> socket.socket:
     return control
 
 
-def send(control: socket.socket, message: dict, descriptors=()) -> None:
+def send(control, message: dict, descriptors=(), limit: int = MESSAGE_BYTES) -> None:
     """Send one message; raises OSError as `socket.sendmsg` does."""
     data = json.dumps(message, separators=(",", ":")).encode()
-    if len(data) > MESSAGE_BYTES:
-        raise BadMessage(f"a message of {len(data)} bytes; at most {MESSAGE_BYTES} are allowed")
+    if len(data) > limit:
+        raise BadMessage(f"a message of {len(data)} bytes; at most {limit} are allowed")
     socket.send_fds(control, [data], list(descriptors))
 
 
-def receive(control: socket.socket) -> tuple[dict, list[int]] | None:
+def receive(control, limit: int = MESSAGE_BYTES) -> tuple[dict, list[int]] | None:
     """One message and its descriptors (the caller closes them); None at the end of the stream.
 
     Raises BadMessage, with the descriptors closed, for what is not a message; BlockingIOError or
     TimeoutError where nothing has come.
     """
     data, descriptors, flags, _ = socket.recv_fds(
-        control, MESSAGE_BYTES + 1, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        control, limit + 1, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
     )
     if not data and not descriptors:
         return None
     try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) > MESSAGE_BYTES:
-            raise BadMessage(f"a message is longer than {MESSAGE_BYTES} bytes, or has more than"
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) > limit:
+            raise BadMessage(f"a message is longer than {limit} bytes, or has more than"
                              f" {_DESCRIPTORS} descriptors")  # fmt: skip
         message = json.loads(data)
         if not isinstance(message, dict):
@@ -78,7 +89,8 @@ def receive(control: socket.socket) -> tuple[dict, list[int]] | None:
     return message, descriptors
 
 
-def request(control: socket.socket, message: dict, descriptors=(), what="service", expect=0):
+def request(control: socket.socket, message: dict, descriptors=(), what="service", expect=0,
+            limit=MESSAGE_BYTES):  # fmt: skip
     """Send a message, wait for its answer; returns (answer, descriptors), `expect` of them.
 
     Raises ServiceError with the other side's sentence if it refuses, or if it does not answer
@@ -86,7 +98,7 @@ def request(control: socket.socket, message: dict, descriptors=(), what="service
     """
     try:
         send(control, message, descriptors)
-        got = receive(control)
+        got = receive(control, limit)
     except TimeoutError:
         raise ServiceError(f"the {what} did not answer within {control.gettimeout()} s") from None
     except OSError as error:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-
 from hdsnic import abi
 
 from .. import memory
 from ..atomic import fence, load_acquire, store_release
 from ..errors import DeviceError, HdstackError, ServiceError
-from ..messages import close_all, connect, receive, request, send
+from ..messages import ANSWER_BYTES, close_all, connect, receive, request, send
 from ..native import compiled
 from .layout import HeaderLayout
 
@@ -87,7 +86,7 @@ def _post(words, sequence, operation, address, value):
 
 @compiled
 def _await_answer(words, sequence, spins):
-    for _ in range(spins):
+    for _ in range(spins):  # noqa: SIM110 (numba compiles a loop, not a generator)
         if load_acquire(words, 4) == sequence:
             return True
     return False
@@ -243,4 +242,4 @@ def observe(run_directory, operation: str) -> dict:
     """What the device process tells an observer: `stats` or `maps`. Takes at most 5 s."""
     with connect(Path(run_directory) / "device.sock", "device process") as control:
         request(control, {"role": "observer", "abi": abi.ABI_VERSION}, what="device process")
-        return request(control, {"op": operation}, what="device process")[0]
+        return request(control, {"op": operation}, what="device process", limit=ANSWER_BYTES)[0]

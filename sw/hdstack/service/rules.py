@@ -1,0 +1,94 @@
+"""Steering rules as TCP needs them: one for each port listened on, one for each port range.
+
+A rule is committed, and the frames looked up before it have passed, before the application hears
+LISTENING or the first SYN leaves (R15, R32): what the rule is for cannot race it.
+"""
+
+import logging
+
+from ..driver import Card
+from ..tcp import core, tables
+from ..tcp.states import LISTENER_FREE, LISTENER_PENDING
+from .state import PORTS, Range, port_range
+
+__all__ = ["Rules"]
+
+_log = logging.getLogger(__name__)
+_FIRST_EPHEMERAL = port_range(0)[0]
+
+
+class Rules:
+    """The card's listener rules; the first `range_listeners` are kept for port ranges as long as
+    there are others."""
+
+    def __init__(self, card: Card, s, io):
+        self._card, self._s, self._io = card, s, io
+        p = card.parameters
+        # Taken from the end: single ports first use the rules that cannot match a range.
+        self._free_single = list(range(p.listeners - 1, p.range_listeners - 1, -1))
+        self._free_range = list(range(p.range_listeners - 1, -1, -1))
+        self._listeners: dict[int, tuple[int, int, int]] = {}
+        self._ranges: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._listeners) + len(self._ranges)
+
+    def _give_back(self, index: int) -> None:
+        self._card.clear_listener(index)
+        single = index >= self._card.parameters.range_listeners
+        (self._free_single if single else self._free_range).append(index)
+        for queue in self._io["queues"]:
+            if queue["range"] == Range.REFUSED:
+                queue["range"] = Range.NONE
+
+    def synchronise(self) -> None:
+        """Make the card's rules those of TCP's listeners, and tell TCP which are in force."""
+        rows = self._s["listeners"]
+        states, queues, ports = (rows[name].tolist() for name in ("state", "queue", "port"))
+        for row, (index, queue, port) in list(self._listeners.items()):
+            if states[row] == LISTENER_FREE or (queues[row], ports[row]) != (queue, port):
+                self._give_back(index)
+                del self._listeners[row]
+        pending = [row for row in range(tables.LISTENERS) if states[row] == LISTENER_PENDING]
+        good = [row for row in pending if self._store(row, queues[row], ports[row])]
+        if good:
+            self._card.fence()
+        for row in pending:
+            core.listener_ready(self._s, row, int(row in good))
+
+    def _store(self, row: int, queue: int, port: int) -> bool:
+        if row in self._listeners:
+            return True
+        if port >= _FIRST_EPHEMERAL and (port - _FIRST_EPHEMERAL) // PORTS != queue:
+            return False  # another application's ephemeral ports
+        free = self._free_single or self._free_range
+        if not free:
+            _log.warning("no steering rule is left for port %d of queue %d", port, queue)
+            return False
+        index = free.pop()
+        self._card.store_listener(index, queue, port)
+        self._listeners[row] = index, queue, port
+        return True
+
+    def give_range(self, queue: int) -> None:
+        """Steer the ephemeral ports of `queue` to it; without a free rule its CONNECTs fail."""
+        row = self._io["queues"][queue]
+        if queue not in self._ranges:
+            if not self._free_range:
+                row["range"] = Range.REFUSED
+                return
+            index = self._free_range.pop()
+            self._card.store_listener(index, queue, *port_range(queue))
+            self._card.fence()
+            self._ranges[queue] = index
+        row["range"] = Range.READY
+
+    def drop_queue(self, queue: int) -> None:
+        """The application of `queue` is gone: no frame is steered to it any more."""
+        for row, (index, owner, _) in list(self._listeners.items()):
+            if owner == queue:
+                self._give_back(index)
+                del self._listeners[row]
+        if queue in self._ranges:
+            self._give_back(self._ranges.pop(queue))
+        self._io["queues"][queue]["range"] = Range.NONE
