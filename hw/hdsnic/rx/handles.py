@@ -163,7 +163,8 @@ class HandleQueues(wiring.Component):
         self.parameters = parameters
         p = parameters
         bits = queue_bits(p)
-        self.chunk = min(p.post_prefetch // 2, 16)
+        # Small reads keep most of the handles for the time that the next read takes.
+        self.chunk = min(p.post_prefetch // 4, 16)
         count = range(p.post_prefetch + 1)
         super().__init__(
             {

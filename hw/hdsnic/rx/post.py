@@ -20,7 +20,8 @@ __all__ = ["CountedPost", "PostFetcher"]
 
 PAGE_CELLS_LOG2 = 9  # cells of 8 bytes in 4 KiB
 _LOG2_PAGES_MAX = 7
-_READS = 8  # reads in flight: with up to 16 cells each this covers 100 cycles of memory latency
+_READS = 8
+"""Reads in flight, of all queues together."""
 
 assert POST_CELL.bytes == 8 and CELL_BYTES == 16
 
@@ -33,7 +34,7 @@ class CountedPost(data.StructLayout):
 
 
 class PostFetcher(wiring.Component):
-    """Serves the post rings in turn, one read of up to `post_prefetch` / 2 cells (at most 16) a
+    """Serves the post rings in turn, one read of up to `post_prefetch` / 4 cells (at most 16) a
     turn.
 
     A turn takes four cycles up to the read's request; several reads are in flight. Cells are
@@ -287,7 +288,9 @@ class PostFetcher(wiring.Component):
             m, reads, owner_of_cell, consumer, turn, lookup, ring_of_turn.data.region,
             flowing, refuse, refusable, owner_good,
         )  # fmt: skip
-        m.d.comb += self.idle.eq(fsm.ongoing("pick") & reads.empty & self.quiet & ~rung)
+        m.d.comb += self.idle.eq(
+            fsm.ongoing("pick") & reads.empty & self.quiet & ~rung & ~self.outcomes.valid
+        )
         return m
 
     def _check_cells(
