@@ -32,7 +32,10 @@ class Control:
     def __init__(self, fd: int, stats: Callable[[], dict], maps: Callable[[], list]):
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
-        self._answers = {"stats": lambda: {"stats": stats()}, "maps": lambda: {"maps": maps()}}
+        self._answers = {
+            "stats": lambda: {"stats": stats()},
+            "maps": lambda: {"maps": maps(), "uid": os.getuid(), "pid": os.getpid()},
+        }
         asyncio.get_running_loop().add_reader(self._socket, self._serve)
 
     def _serve(self) -> None:
@@ -84,7 +87,7 @@ def run_application(
                 Control(
                     control_fd,
                     lambda: {"copied_bytes": runtime.copied_bytes, **stats(runtime)},
-                    lambda: [list(entry) for entry in memory.own_maps()],
+                    lambda: [entry._asdict() for entry in memory.own_maps()],
                 )
             task = asyncio.ensure_future(body(runtime))
             loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What the demo found: figures gathered from the processes, a verdict on each, tables for people."""
+"""What the demo found: figures of the processes, a verdict on each, and tables for people."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -61,11 +61,11 @@ def describe_memory(maps: dict[str, list]) -> list[dict]:
     or absent). Memories are told apart by inode: names prove nothing."""
     rows: dict[int, dict] = {}
     for process, entries in maps.items():
-        for name, inode, permissions, size in entries:
-            row = rows.setdefault(inode, {"name": name, "bytes": 0, "seen": {}})
+        for entry in entries:
+            row = rows.setdefault(entry["inode"], {"name": entry["name"], "bytes": 0, "seen": {}})
             seen = row["seen"]
-            seen[process] = max(seen.get(process, ""), permissions.replace("x", ""), key=len)
-            row["bytes"] = max(row["bytes"], size)
+            seen[process] = max(seen.get(process, ""), entry["permissions"], key=len)
+            row["bytes"] = max(row["bytes"], entry["bytes"])
     return sorted(rows.values(), key=lambda row: (row["name"], sorted(row["seen"])))
 
 
@@ -91,6 +91,7 @@ def judge_memory(rows: list[dict], applications: list[str]) -> list[str]:
                 problems.append(f"no memory {kind!r} is mapped as {want}")
 
     expect("header", {"device": "rw", "stack": "rw"}, None)
+    expect("state", {"stack": "rw"}, None)
     expect("pool", {"device": "rw", "stack": "r"}, "rw")
     expect("channel", {"stack": "rw"}, "rw")
     expect("stack-pages", {"device": "rw", "stack": "rw"}, None)

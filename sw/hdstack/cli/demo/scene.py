@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CommandError
@@ -43,7 +43,8 @@ class Child:
     process: subprocess.Popen
     log: Path
     control: socket.socket | None = None
-    last_stats: dict = field(default_factory=dict)
+    ends: bool = False
+    """A client, which ends when its work is done."""
 
     @property
     def pid(self) -> int:
@@ -55,7 +56,7 @@ class Child:
         answer = json.loads(self.control.recv(1 << 16))
         if not answer.get("ok"):
             raise CommandError(f"application {self.name}: {answer.get('error')}")
-        return answer[operation]
+        return answer
 
     def tail(self) -> str:
         """The end of what it printed."""
@@ -167,7 +168,7 @@ class Scene:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 pass_fds=[far.fileno()], start_new_session=True,
             )  # fmt: skip
-        self.children[name] = Child(name, process, log, ours)
+        self.children[name] = Child(name, process, log, ours, ends=True)
         return self.children[name]
 
     def file(self, name: str, owner: str) -> Path:
@@ -181,9 +182,9 @@ class Scene:
     # -- watching ----------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise ChildEnded if a child ended that was not ended by `end` or `kill`."""
+        """Raise ChildEnded if a server ended that was not ended by `end` or `kill`."""
         for child in self.children.values():
-            if (code := child.process.poll()) is not None:
+            if not child.ends and (code := child.process.poll()) is not None:
                 how = f"signal {-code}" if code < 0 else f"status {code}"
                 raise ChildEnded(f"{child.name} ended with {how}; its last lines:", child.tail())
 
@@ -195,12 +196,12 @@ class Scene:
             return driver.observe(self.run, operation)
         if name == "stack":
             return service.observe(self.run, operation)
-        return {operation: self.children[name].ask(operation)}
+        return self.children[name].ask(operation)
 
-    def maps(self) -> dict[str, list]:
-        """The memfds in the map of each process, as that process reads it: (name, inode,
-        permissions, bytes)."""
-        return {name: self.observe(name, "maps")["maps"] for name in self.children}
+    def maps(self) -> dict[str, dict]:
+        """What each process finds in its own memory map: "maps", a list of memfds with name,
+        inode, permissions, bytes; and "uid", the user that it is."""
+        return {name: self.observe(name, "maps") for name in self.children}
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ class FetchTransfer(Transfer):
             if time.monotonic() > deadline:
                 raise CommandError(f"not done within {self.limit_seconds:.0f} s")
             with contextlib.suppress(OSError, ValueError):  # not yet connected, or just ended
-                self.done = self._child.ask("stats")["done_bytes"]
+                self.done = self._child.ask("stats")["stats"]["done_bytes"]
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
         text = self._child.log.read_text()
