@@ -68,13 +68,13 @@ def show_stats(run_directory: Path, as_json: bool, everything: bool) -> None:
         if table.row_count:
             console.print(table)
 
-    from ..tcp.counters import Counter
+    from ..tcp import counters
 
     tcp = _table("Stack", "counter", "count", "meaning", "remedy")
-    for counter in Counter:
-        count = figures["stack"]["tcp"][counter.label]
+    for name, doc, remedy in counters.TABLE:
+        count = figures["stack"]["tcp"].get(name, 0)
         if count or everything:
-            tcp.add_row(counter.label, format_count(count), counter.doc, counter.remedy)
+            tcp.add_row(name, format_count(count), doc, remedy)
     console.print(tcp)
     queues = _table("Queues", "queue", "counter", "count")
     for queue, counts in figures["stack"]["queues"].items():
