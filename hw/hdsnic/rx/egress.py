@@ -10,7 +10,7 @@ split in one pass, written through both memory ports, and committed:
 Of the design's invariants I1 (Splitter), I2 (Placer), I3 (Commit) and I4 (ElementStates) hold here.
 """
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -281,20 +281,28 @@ class Egress(wiring.Component):
             in_beat.eq(placed.record[:lane_bits] & ~(CELL_BYTES - 1)),
             record.cell.eq(in_beat // CELL_BYTES),
             record.end.eq(in_beat + RECORD.bytes + frame.header_length),
-            record.fields.header_length.eq(frame.header_length),
-            record.fields.tag.eq(frame.tag),
-            record.fields.reason.eq(placed.outcome),
-            record.fields.vlan_tags.eq(frame.vlan_tags),
-            record.fields.ipv6.eq(frame.ipv6),
-            record.fields.checksum_good.eq(frame.checksum_good),
-            record.fields.posted_left.eq(placed.left),
         ]
-        with m.If(placed.claimed):
-            m.d.comb += [
-                record.fields.payload_length.eq(frame.payload_length),
-                record.fields.element.eq(placed.handle.at.element),
-                record.fields.region.eq(placed.handle.at.region),
-            ]
+        claimed = placed.claimed
+        fields = {
+            "header_length": frame.header_length,
+            "payload_length": Mux(claimed, frame.payload_length, 0),
+            "element": Mux(claimed, placed.handle.at.element, 0),
+            "region": Mux(claimed, placed.handle.at.region, 0),
+            "tag": frame.tag,
+            "reason": placed.outcome,
+            "vlan_tags": frame.vlan_tags,
+            "ipv6": frame.ipv6,
+            "checksum_good": frame.checksum_good,
+            "posted_left": placed.left,
+        }
+        # One assignment of all bits: constant parts of their own never wake a Verilog process.
+        packed = []
+        for name, width in RECORD.widths.items():
+            part = Signal(width, name=f"record_{name}")
+            if name in fields:
+                m.d.comb += part.eq(fields[name])
+            packed.append(part if name in fields else Const(0, width))
+        m.d.comb += record.fields.as_value().eq(Cat(*packed))
 
         header, payload = header_requests.input.payload, payload_requests.input.payload
         entry = commit.entries.payload
