@@ -245,13 +245,15 @@ class HandleQueues(wiring.Component):
         m.d.sync += flushing.eq((flushing & ~flush_done) | flush_new[:queues])
         m.d.comb += [
             self.flushing.eq(flushing),
-            self.hold.eq(flushing.any() | self.purge.valid | self.purging),
             goes.eq(flush_now | (self.purging & (read.data.at.region == region))),
             self.discard.payload.handle.eq(read.data),
             self.discard.payload.queue.eq(walked),
             self.sweep.payload.eq(region),
         ]
-        with m.FSM():
+        with m.FSM() as fsm:
+            m.d.comb += self.hold.eq(
+                flushing.any() | self.purge.valid | ~fsm.ongoing("idle")  # to the end of the walk
+            )
             with m.State("idle"):
                 with m.If(self.purge.valid):
                     m.d.comb += self.purge.ready.eq(1)
