@@ -147,11 +147,10 @@ class Incoming:
                 if left is None:
                     return
                 raise ConnectionResetError(f"the peer ended the body {left} bytes early")
-            piece = self._pieces[0][1]
-            if left is not None:
-                piece = piece[:left]
-                left -= len(piece)
+            piece = self._pieces[0][1][:left]
             count = len(piece)
+            if left is not None:
+                left -= count
             yield piece
             del piece
             self._consume(count)

@@ -88,10 +88,15 @@ def run_stack(
         raise CommandError(f"{error}; an address is given as 10.77.0.2/24") from None
     if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", mac):
         raise CommandError(f"--mac is {mac!r}; it must be six bytes, as in 02:68:64:73:00:02")
+    if not (run_directory / "device.sock").exists():  # told before all is compiled
+        raise CommandError(
+            f"no device runs in {run_directory}; start one by hdsnic device, or is it running with"
+            " another --run?"
+        )
     from .. import service
 
     if ready_fd is None:
-        say.print(f"stack of {address} in {run_directory}; Ctrl-C ends it")
+        say.print(f"stack of {address} in {run_directory}; Ctrl-C ends it", soft_wrap=True)
     service.main(
         run_directory, address, mac, uid=uid, ready_fd=ready_fd, parent_pid=parent_pid,
         gateway=gateway,

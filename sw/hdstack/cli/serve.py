@@ -174,7 +174,8 @@ def run_server(
         servers.append(server)
         listener = await runtime.start_server(server.handle, port)
         if ready_fd is None:
-            say.print(f"serving {directory} at http://{runtime.address}:{port}/ ; Ctrl-C ends it")
+            where = f"http://{runtime.address}:{port}/"
+            say.print(f"serving {directory} at {where} ; Ctrl-C ends it", soft_wrap=True)
         tell_ready(ready_fd)
         async with listener:
             await asyncio.Event().wait()

@@ -25,4 +25,5 @@ def write_verilog(output: Path, bus_bytes: int, queues: int, regions: int) -> No
     with say.status(f"generating the card at {bus_bytes} bytes"):
         text = generate(parameters)
     output.write_text(text)
-    say.print(f"{output}: module hdsnic, {bus_bytes} bytes wide, {format_bytes(len(text))}")
+    size = format_bytes(len(text))
+    say.print(f"{output}: module hdsnic, {bus_bytes} bytes wide, {size}", soft_wrap=True)
