@@ -25,6 +25,13 @@ def _tree_levels(bus_bytes):
     return levels
 
 
+def _pairwise(terms):
+    """Sum of `terms`, as shallow as can be."""
+    while len(terms) > 1:
+        terms = [sum(terms[n + 1 : n + 2], terms[n]) for n in range(0, len(terms), 2)]
+    return terms[0]
+
+
 def checksum_latency(bus_bytes):
     """Cycles from a frame's last beat at `ChecksumUnit.i` to its results."""
     bounds, mask, accumulate, folds = 1, 1, 1, 2
@@ -64,7 +71,7 @@ class HalfwordSum(wiring.Component):
             m.d.sync += after[0].eq(valid)
             with m.If(valid):
                 m.d.sync += [after[1].eq(first), after[2].eq(last)]
-                m.d.sync += [s.eq(sum(g[1:], g[0])) for s, g in zip(sums, groups, strict=True)]
+                m.d.sync += [s.eq(_pairwise(g)) for s, g in zip(sums, groups, strict=True)]
             terms, (valid, first, last) = sums, after
             level += 1
         m.d.sync += self.done.eq(valid & last)
@@ -178,18 +185,16 @@ class ChecksumUnit(wiring.Component):
     def below(self, m, name, bound, index):
         """A bit for each byte lane: is it below byte `bound` of the frame? One cycle later."""
         lane_bits = count_bits(self.bus_bytes - 1)
+        beat = bound[lane_bits:] if len(bound) > lane_bits else Const(0, 1)
         before, within = Signal(name=f"{name}_before"), Signal(name=f"{name}_within")
-        low = Signal(lane_bits, name=f"{name}_low")
+        above = Signal(lane_bits + 1, name=f"{name}_above")  # lanes that are not below the bound
         with m.If(self.i.valid):
             m.d.sync += [
-                before.eq(index < bound[lane_bits:]),
-                within.eq(index == bound[lane_bits:]),
-                low.eq(bound[:lane_bits]),
+                before.eq(index < beat if len(bound) > lane_bits else 0),
+                within.eq(index == beat),
+                above.eq(self.bus_bytes - bound[:lane_bits]),
             ]
         lanes = Signal(self.bus_bytes, name=f"{name}_lanes")
-        below_low = Const((1 << self.bus_bytes) - 1, self.bus_bytes)
-        m.d.comb += lanes.eq(
-            before.replicate(self.bus_bytes)
-            | (within.replicate(self.bus_bytes) & ~(below_low << low)[: self.bus_bytes])
-        )
+        every = Const((1 << self.bus_bytes) - 1, self.bus_bytes)
+        m.d.comb += lanes.eq(Mux(before, every, Mux(within, every >> above, 0)))
         return lanes

@@ -9,7 +9,7 @@ same half of a 32-bit word, and no field straddles a beat.
 A fact is of use only where the frame is long enough to hold its field: `verify` checks that first.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,7 +34,8 @@ class Beat(data.StructLayout):
     """A beat between the stages of the parser.
 
     `index` counts beats of the frame and `near` does so up to 15 only, for the headers; both stay
-    at their largest value. `length` is the frame's length in bytes so far (up to LENGTH_MAX), `bad` the MAC's mark; both are of use on the last beat.
+    at their largest value. `length` is the frame's length in bytes so far (up to LENGTH_MAX), `bad`
+    the MAC's mark; both are of use on the last beat.
     """
 
     def __init__(self, bus_bytes):
@@ -239,8 +240,8 @@ class NetworkStage(Stage):
         m.d.comb += tags.eq(Mux(link.tag[0], Mux(link.tag[1], 2, 1), 0))
         ipv4, ipv6 = Signal(), Signal()
         m.d.comb += [
-            ipv4.eq(link.ipv4.bit_select(tags, 1)),
-            ipv6.eq(link.ipv6.bit_select(tags, 1)),
+            ipv4.eq(Mux(tags[1], link.ipv4[2], Mux(tags[0], link.ipv4[1], link.ipv4[0]))),
+            ipv6.eq(Mux(tags[1], link.ipv6[2], Mux(tags[0], link.ipv6[1], link.ipv6[0]))),
         ]
         self.carry(
             m,
@@ -257,7 +258,7 @@ class NetworkStage(Stage):
             with m.Switch(tags):
                 for n in range(VLAN_TAGS_MAX + 1):
                     here, _, raw = self.at(beat, ETHERNET_BYTES + n * VLAN_TAG_BYTES + offset)
-                    with m.Case(n):
+                    with m.Case(n) if n < VLAN_TAGS_MAX else m.Default():
                         m.d.comb += [hit.eq(here), value.eq(raw)]
             return hit, Cat(value[8:16], value[0:8]), value
 
@@ -325,8 +326,7 @@ class TransportStage(Stage):
 
     def find(self, m, beat, known, facts):
         self.carry(m, (facts.offsets, known))
-        lanes = data.ArrayLayout(32, self.bus_bytes // 4)
-        words = data.View(lanes, beat.data)
+        words = Array(beat.data[at : at + 32] for at in range(0, 8 * self.bus_bytes, 32))
         lane_bits = count_bits(self.bus_bytes // 4 - 1)
 
         def word(n):
