@@ -2,7 +2,7 @@
 
 import pytest
 from transmit_bench import Bench
-from transmit_frames import gathered, segment, seeded, split
+from transmit_frames import gathered, seeded, segment, split
 
 
 def cycles_per_frame(width, payload, frames, *, inline=False, queues=1, latency=80):
@@ -21,12 +21,10 @@ def cycles_per_frame(width, payload, frames, *, inline=False, queues=1, latency=
     return (bench.ends[-1] - bench.ends[first - 1]) / (frames - first)
 
 
-@pytest.mark.parametrize(
-    ("width", "most"), [(8, 10.5), (16, 6.0), (32, 3.5), (64, 3.0)]
-)
+@pytest.mark.parametrize(("width", "most"), [(8, 10.5), (16, 6.0), (32, 3.5), (64, 3.0)])
 @pytest.mark.parametrize("inline", [False, True])
 def test_frames_of_60_bytes_leave_near_the_wires_rate(width, most, inline, record_property):
-    cycles = cycles_per_frame(width, 6, 160, inline=inline)
+    cycles = cycles_per_frame(width, 6, 64 if width == 8 else 120, inline=inline)
     record_property("cycles_per_frame", cycles)
     print(f"60 bytes, bus {width}, inline {inline}: {cycles:.2f} cycles a frame")
     assert cycles <= most
@@ -34,14 +32,13 @@ def test_frames_of_60_bytes_leave_near_the_wires_rate(width, most, inline, recor
 
 @pytest.mark.parametrize(("width", "most"), [(8, 194), (64, 26)])
 def test_frames_of_1514_bytes_leave_at_a_beat_a_cycle(width, most, record_property):
-    cycles = cycles_per_frame(width, 1460, 30)
+    cycles = cycles_per_frame(width, 1460, 12)
     record_property("cycles_per_frame", cycles)
     print(f"1514 bytes, bus {width}: {cycles:.2f} cycles a frame")
     assert cycles <= most
 
 
-@pytest.mark.parametrize(("width", "most"), [(8, 10.6), (64, 4.0)])
-def test_tiny_frames_of_two_queues_hide_the_latency_of_changing_between_them(width, most):
-    cycles = cycles_per_frame(width, 6, 400, queues=2)
-    print(f"60 bytes, bus {width}, two queues: {cycles:.2f} cycles a frame")
-    assert cycles <= most
+def test_tiny_frames_of_two_queues_hide_the_latency_of_changing_between_them():
+    cycles = cycles_per_frame(64, 6, 300, queues=2)
+    print(f"60 bytes, bus 64, two queues: {cycles:.2f} cycles a frame")
+    assert cycles <= 3.5

@@ -8,7 +8,6 @@ from collections import deque
 from random import Random
 
 from amaranth.sim import Simulator
-
 from hdsnic import abi
 from hdsnic.parameters import Parameters
 from hdsnic.tx import Transmit
@@ -32,6 +31,9 @@ class Port:
         self.beats = deque()
         self.room = self.ROOM
         self.due = 0
+        self.offered = False
+        self.payload = client.beats.payload.as_value()
+        self.fields = list(client.beats.payload.shape())
 
     def _cut(self, address, length, wrap):
         """All beats of a request, with poison around the bytes that are wanted."""
@@ -44,18 +46,19 @@ class Port:
             data = bytes([0xEE] * begin) + self.read(at, count)
             data += bytes([0xEE] * (width - len(data)))
             failed = any(a < at + count and at < a + n for a, n in self.failing)
-            beats.append((int.from_bytes(data, "little"), begin, begin + count, left == count, failed))
+            beats.append(
+                (int.from_bytes(data, "little"), begin, begin + count, left == count, failed)
+            )
             at, left = at + count, left - count
             if block and at % block == 0:
                 at -= block
         return beats
 
-    def step(self, ctx, now, request, beat_taken):
+    def step(self, put, now, request, beat_taken):
         """One cycle: `request` was accepted, or None; `beat_taken`: the beat on offer was taken."""
         if beat_taken:
-            beat = self.beats.popleft()
+            self.answered += self.beats.popleft()[3]
             self.room += 1
-            self.answered += beat[3]
         if request is not None:
             self.requests.append(request[:2])
             self.splitting = self._cut(*request)
@@ -68,21 +71,16 @@ class Port:
                 self.bursts.append((self.due, burst))
         while self.bursts and self.bursts[0][0] <= now:
             self.beats.extend(self.bursts.popleft()[1])
-        offered = bool(self.beats) and (self.offering and not beat_taken or self._moves())
-        client = self.client
-        ctx.set(client.request.ready, not self.splitting and self._moves())
-        ctx.set(client.beats.valid, offered)
-        self.offering = offered
-        if offered:
-            data, begin, end, last, failed = self.beats[0]
-            payload = client.beats.payload
-            ctx.set(payload.data, data)
-            ctx.set(payload.begin, begin)
-            ctx.set(payload.end, end)
-            ctx.set(payload.last, last)
-            ctx.set(payload.error, failed)
+        # A beat that was offered stays.
+        self.offered = bool(self.beats) and ((self.offered and not beat_taken) or self._moves())
+        put(self.client.request.ready, int(not self.splitting and self._moves()))
+        put(self.client.beats.valid, int(self.offered))
+        if self.offered:
+            put(self.payload, self._pack(*self.beats[0]))
 
-    offering = False
+    def _pack(self, data, begin, end, last, failed):
+        values = {"data": data, "begin": begin, "end": end, "last": last, "error": failed}
+        return sum(int(values[name]) << field.offset for name, field in self.fields)
 
     def _moves(self):
         return self.pace == 1 or self.rng.random() < self.pace
@@ -164,15 +162,15 @@ class Bench:
     def region(self, number, size=8192, owner=1, generation=1, live=1, nic_read=1, log2=8):
         """A live region of random bytes; returns the number."""
         self.memory[number] = bytes(self.rng.getrandbits(8) for _ in range(size))
-        self.rows[number] = dict(
-            live=live,
-            base=(number + 1) << 32,
-            elements=size >> log2,
-            log2_element_bytes=log2,
-            owner=owner,
-            generation=generation,
-            nic_read=nic_read,
-        )
+        self.rows[number] = {
+            "live": live,
+            "base": (number + 1) << 32,
+            "elements": size >> log2,
+            "log2_element_bytes": log2,
+            "owner": owner,
+            "generation": generation,
+            "nic_read": nic_read,
+        }
         return number
 
     def queue(self, number=0, owner=1, log2_bytes=12):
@@ -182,18 +180,19 @@ class Bench:
 
     def store(self, queue, enable=1):
         """Sets the ring up, as the registers do."""
-        ring = dict(
-            queue=queue.number, enable=enable, base=queue.base, log2_bytes=queue.log2_bytes
-        )
+        ring = {
+            "queue": queue.number,
+            "enable": enable,
+            "base": queue.base,
+            "log2_bytes": queue.log2_bytes,
+        }
         self.strobes.append((self.dut.tx_ring_store, ring))
-        self.strobes.append(
-            (self.dut.owner_store, dict(queue=queue.number, owner=queue.owner))
-        )
+        self.strobes.append((self.dut.owner_store, {"queue": queue.number, "owner": queue.owner}))
 
     def ring(self, queue, index):
         """A doorbell with any value."""
         self.strobes.append(
-            (self.dut.tx_producer, dict(queue=queue.number, index=index & 0xFFFFFFFF))
+            (self.dut.tx_producer, {"queue": queue.number, "index": index & 0xFFFFFFFF})
         )
 
     def _read_header(self, address, count):
@@ -215,6 +214,7 @@ class Bench:
 
         async def testbench(ctx):
             self.ctx = ctx
+            self._watch()
             ctx.set(self.dut.transmit, 1)
             await self.cycles(1)
             await script(self)
@@ -252,53 +252,76 @@ class Bench:
             await self.step()
 
     async def step(self):
-        ctx, dut = self.ctx, self.dut
-        mac, ports = dut.mac, self.ports
-        sample = ctx.tick().sample(
-            mac.valid, mac.ready, mac.payload,
-            dut.index.valid, dut.index.payload, dut.outcome.valid, dut.outcome.payload,
-            dut.region.index, dut.frame_done, dut.frame_bytes,
-            *[s for port in ports for s in (
-                port.client.request.valid & port.client.request.ready, port.client.request.payload,
-                port.client.beats.valid & port.client.beats.ready)],
-        )  # fmt: skip
-        (
-            _, _, valid, ready, beat, index_valid, index, outcome_valid, outcome,
-            region, done, done_bytes, *handshakes,
-        ) = await sample  # fmt: skip
+        watched, rows = self._watched, self.rows
+        values = (await self.ctx.tick().sample(*watched))[2:]
         self.cycle += 1
-        for k, port in enumerate(ports):
+        (
+            mac, beat, index_valid, index, outcome_valid, outcome, region, done, done_bytes,
+            self.idle, self.stopped, *handshakes,
+        ) = values  # fmt: skip
+        for k, port in enumerate(self.ports):
             accepted, request, taken = handshakes[3 * k : 3 * k + 3]
-            if accepted:
-                accepted = (request.address, request.length, request.wrap_log2)
-            port.step(ctx, self.cycle, accepted or None, taken)
-        row = self.rows.get(region, {})
-        for field in dut.region.row.shape().members:
-            ctx.set(getattr(dut.region.row, field), row.get(field, 0))
-        if valid and ready:
-            self._take(beat)
+            request = self._unpack(request, self._request) if accepted else None
+            port.step(self._put, self.cycle, request and tuple(request.values()), taken)
+        if self._row is not rows.get(region):
+            self._row = rows.get(region)
+            for field in self.dut.region.row.shape().members:
+                self.ctx.set(getattr(self.dut.region.row, field), (self._row or {}).get(field, 0))
+        if mac:
+            self._take(**self._unpack(beat, self.dut.mac.payload.shape()))
         if done:
             self.done_bytes.append(done_bytes)
         if outcome_valid:
-            self._retire(outcome.queue, outcome.outcome, index if index_valid else None)
+            outcome = self._unpack(outcome, self.dut.outcome.payload.shape())
+            index = self._unpack(index, self.dut.index.payload.shape())
+            self._retire(outcome["queue"], outcome["outcome"], index if index_valid else None)
         else:
             assert not index_valid, "an index update without a retired descriptor"
-        ctx.set(mac.ready, self.mac_pace == 1 or self.rng.random() < self.mac_pace)
-        ctx.set(dut.pause, self.pause)
-        self._drive(ctx)
+        self._put(self.dut.mac.ready, int(self.mac_pace == 1 or self.rng.random() < self.mac_pace))
+        self._drive()
+
+    def _watch(self):
+        dut, mac = self.dut, self.dut.mac
+        self._known = {}
+        self._row = None
+        self.idle = self.stopped = 0
+        self._request = dut.payload.request.payload.shape()
+        self._watched = [
+            mac.valid & mac.ready, mac.payload.as_value(),
+            dut.index.valid, dut.index.payload.as_value(),
+            dut.outcome.valid, dut.outcome.payload.as_value(),
+            dut.region.index, dut.frame_done, dut.frame_bytes, dut.idle, dut.stopped,
+        ]  # fmt: skip
+        for port in self.ports:
+            request, beats = port.client.request, port.client.beats
+            self._watched += [
+                request.valid & request.ready,
+                request.payload.as_value(),
+                beats.valid & beats.ready,
+            ]
+
+    @staticmethod
+    def _unpack(value, shape):
+        return {name: (value >> field.offset) & ((1 << field.width) - 1) for name, field in shape}
+
+    def _put(self, signal, value):
+        """Sets a signal; most keep their value, and the simulator's `set` is slow."""
+        if self._known.get(id(signal)) != value:
+            self._known[id(signal)] = value
+            self.ctx.set(signal, value)
 
     _beats = b""
     _wait = 0
 
-    def _take(self, beat):
+    def _take(self, data, count, last, error):
         width = self.p.bus_bytes
         if not self._beats:
             self.starts.append(self.cycle)
-        data = beat.data.to_bytes(width, "little")
-        assert beat.last or beat.count == width, "a beat that is not whole, within a frame"
-        assert 1 <= beat.count <= width and not any(data[beat.count :])
-        self._beats += data[: beat.count]
-        if beat.last:
+        data = data.to_bytes(width, "little")
+        assert last or count == width, "a beat that is not whole, within a frame"
+        assert 1 <= count <= width and not any(data[count:]) and not error
+        self._beats += data[:count]
+        if last:
             self.frames.append(self._beats)
             self.ends.append(self.cycle)
             self._beats = b""
@@ -307,14 +330,14 @@ class Bench:
         self.outcomes.append((number, abi.TxOutcome(outcome)))
         queue = self.queues[number]
         if index is not None:
-            assert index.queue == number and index.high == 0
-            queue.consumer = index.low
+            assert index["queue"] == number and index["high"] == 0
+            queue.consumer = index["low"]
         if not self.strict:
             return
         sent, behind = queue.expected.popleft()
         assert outcome == sent.outcome, f"{abi.TxOutcome(outcome)!r}, not {sent.outcome!r}"
         if index is not None:
-            assert index.low == behind
+            assert index["low"] == behind
         if outcome in (abi.TxOutcome.SENT, abi.TxOutcome.PORT_ERROR):
             for region, _, offset, length in sent.references:
                 self.accesses.append((((region + 1) << 32) + offset, length))
@@ -323,32 +346,30 @@ class Bench:
         if outcome == abi.TxOutcome.SENT:
             self.wanted.append(sent.frame)
 
-    def _drive(self, ctx):
+    def _drive(self):
         dut = self.dut
         for strobe in (dut.tx_ring_store, dut.owner_store, dut.tx_producer):
-            ctx.set(strobe.valid, 0)
-        stores = self.strobes and self.strobes[0][0] is not dut.tx_producer
-        ctx.set(dut.pause, self.pause or bool(stores))
+            self._put(strobe.valid, 0)
+        stores = bool(self.strobes) and self.strobes[0][0] is not dut.tx_producer
+        paused = self._known.get(id(dut.pause), 0)
+        self._put(dut.pause, int(self.pause or stores))
         if self.strobes:
             strobe, fields = self.strobes[0]
-            if not stores or ctx.get(dut.idle):
+            if not stores or (paused and self.idle):
                 self.strobes.popleft()
-                self._put(ctx, strobe, fields)
+                self._strobe(strobe, fields)
             return
         self._wait -= 1
         if self._wait < 0 and self.queues:
             self._wait = self.rng.randrange(self.burst)
             queue = self.rng.choice(list(self.queues.values()))
             if queue.fill():
-                self._put(
-                    ctx, dut.tx_producer, dict(queue=queue.number, index=queue.producer)
-                )
+                self._strobe(dut.tx_producer, {"queue": queue.number, "index": queue.producer})
 
-    @staticmethod
-    def _put(ctx, strobe, fields):
-        ctx.set(strobe.valid, 1)
+    def _strobe(self, strobe, fields):
+        self._put(strobe.valid, 1)
         for name, value in fields.items():
-            ctx.set(getattr(strobe.payload, name), value)
+            self.ctx.set(getattr(strobe.payload, name), value)
 
     def check(self):
         """Frames, in order, and payload accesses are exactly those that were asked for."""

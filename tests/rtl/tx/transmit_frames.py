@@ -2,14 +2,13 @@
 
 import random
 
+from hdsnic import abi
 from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
-from hdsnic import abi
-
-_TAG = dict(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")
+_TAG = {"dst": "02:00:00:00:00:01", "src": "02:00:00:00:00:02"}
 
 
 def random_bytes(rng, size):
@@ -36,7 +35,7 @@ class Sent:
 
     def encode(self):
         """The descriptor's bytes, whole cells."""
-        fields = dict(header_length=len(self.header), references=len(self.references))
+        fields = {"header_length": len(self.header), "references": len(self.references)}
         if self.references:
             region, generation, offset, length = self.references[0]
             fields.update(

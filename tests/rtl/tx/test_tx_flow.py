@@ -1,0 +1,234 @@
+"""Queues in turn, doorbells, pause and idle, back-pressure, and descriptors of random bytes."""
+
+from itertools import groupby
+
+import pytest
+from hdsnic.abi import TxOutcome
+from transmit_bench import CELL, Bench
+from transmit_frames import mixed, plain, random_bytes, seeded
+
+every_width = pytest.mark.parametrize("width", [8, 64])
+
+
+def sixteen(bench, frames, seed=3):
+    """Sixteen queues of sixteen owners, a region each."""
+    rng = seeded(seed)
+    for number in range(16):
+        bench.region(number, size=2048, owner=number + 1, generation=number)
+        queue = bench.queue(number, owner=number + 1)
+        queue.send(*(mixed(rng, bench.memory, number, number, number) for _ in range(frames)))
+
+
+@every_width
+def test_sixteen_queues_are_served_and_each_keeps_its_order(width):
+    bench = Bench(width, seed=width)
+    sixteen(bench, 5)
+    bench.deliver()
+    assert len(bench.frames) == 80
+
+
+@every_width
+def test_queues_with_work_take_turns(width):
+    """Two queues with work for several visits each: a turn lasts its quota of 256 cells, and a read
+    or two that were under way, of 5 cells a frame."""
+    bench = Bench(width, pace=1, mac_pace=1, latency=(10, 10), burst=1)
+    for number in range(2):
+        queue = bench.queue(number, log2_bytes=15)
+        queue.send(*(plain(bench.rng, 60) for _ in range(120)))
+    bench.deliver()
+    turns = [len(list(turn)) for _, turn in groupby(queue for queue, _ in bench.outcomes)]
+    assert sum(turns) == 240
+    assert len(turns) >= 4
+    assert max(turns) <= (256 + 2 * 64) // 5 + 1
+
+
+@every_width
+def test_a_doorbell_beyond_the_ring_or_backwards_is_ignored(width):
+    bench = Bench(width)
+    queue = bench.queue()
+    queue.send(*(plain(bench.rng, 60) for _ in range(4)))
+
+    async def script(bench):
+        await bench.settled()
+        for index in (queue.consumer + 257, queue.producer - 1, queue.producer + (1 << 31), 0):
+            bench.ring(queue, index)
+            await bench.cycles(150)
+        assert len(bench.outcomes) == 4
+        queue.send(*(plain(bench.rng, 60) for _ in range(4)))
+        await bench.settled()
+
+    bench.run(script)
+    bench.check()
+    assert len(bench.ports[0].requests) == len({*bench.ports[0].requests})
+
+
+def test_a_full_ring_is_served():
+    bench = Bench(64)
+    queue = bench.queue()
+    queue.send(*(plain(bench.rng, 16 * 8 - 16) for _ in range(32)))  # exactly 256 cells
+    bench.deliver()
+    assert queue.producer == 256
+
+
+@every_width
+def test_a_disabled_queue_and_a_switched_off_transmitter_do_nothing(width):
+    bench = Bench(width)
+    off = bench.queue(1)
+    bench.strobes.clear()
+    bench.store(off, enable=0)
+    queue = bench.queue(0)
+
+    async def script(bench):
+        await bench.until(lambda: not bench.strobes, "the rings")
+        off.send(plain(bench.rng, 60))
+        await bench.cycles(300)
+        assert not bench.ports[0].requests
+        del bench.queues[1]
+        bench.ctx.set(bench.dut.transmit, 0)
+        queue.send(plain(bench.rng, 60))
+        await bench.cycles(300)
+        assert not bench.ports[0].requests
+        bench.ctx.set(bench.dut.transmit, 1)
+        await bench.settled()
+
+    bench.run(script)
+    bench.check()
+    assert len(bench.frames) == 1
+
+
+@every_width
+def test_pause_at_any_time_leads_to_idle_and_loses_nothing(width):
+    bench = Bench(width, seed=9, mac_pace=0.5)
+    sixteen(bench, 5)
+
+    async def script(bench):
+        await bench.until(lambda: not bench.strobes, "the rings")
+        for _ in range(12):
+            await bench.cycles(bench.rng.randrange(10, 250))
+            bench.pause = True
+            start = bench.cycle
+            await bench.cycles(2)
+            await bench.until(lambda: bench.idle, "idle")
+            assert bench.cycle - start < 1500
+            quiet = [len(port.requests) for port in bench.ports], len(bench.outcomes)
+            assert bench.ports[1].answered == len(bench.ports[1].requests)
+            await bench.cycles(50)
+            assert quiet == ([len(port.requests) for port in bench.ports], len(bench.outcomes))
+            assert bench.idle
+            bench.pause = False
+        await bench.settled()
+
+    bench.run(script)
+    bench.check()
+    assert len(bench.frames) == 80
+
+
+@every_width
+def test_short_pauses_that_do_not_wait_for_idle_lose_nothing(width):
+    bench = Bench(width, seed=10)
+    sixteen(bench, 4)
+
+    async def script(bench):
+        await bench.until(lambda: not bench.strobes, "the rings")
+        for _ in range(60):
+            await bench.cycles(bench.rng.randrange(40))
+            bench.pause = True
+            await bench.cycles(bench.rng.randrange(1, 12))
+            bench.pause = False
+        await bench.settled()
+
+    bench.run(script)
+    bench.check()
+    assert len(bench.frames) == 64
+
+
+@every_width
+def test_idle_comes_even_while_the_mac_takes_nothing(width):
+    bench = Bench(width, mac_pace=0, pace=1, tx_buffer_bytes=16384)
+    region = bench.region(0)
+    queue = bench.queue(log2_bytes=15)
+    for _ in range(20):
+        queue.send(plain(bench.rng, 54, [(region, 1, 0, 1460)], bench.memory))
+
+    async def script(bench):
+        await bench.cycles(130 * 4 * 8 // width * 2)
+        assert 2 <= len(bench.outcomes) < 20  # the buffer is full
+        bench.pause = True
+        await bench.cycles(2)
+        await bench.until(lambda: bench.idle, "idle")
+        bench.pause, bench.mac_pace = False, 1
+        await bench.settled()
+
+    bench.run(script)
+    bench.check()
+    assert len(bench.frames) == 20
+
+
+@every_width
+def test_more_frames_than_places_wait_for_the_mac(width):
+    bench = Bench(width, mac_pace=0, pace=1, burst=1, latency=(2, 4))
+    queue = bench.queue(log2_bytes=15)
+    queue.send(*(plain(bench.rng, 14) for _ in range(200)))
+
+    async def script(bench):
+        await bench.cycles(2500)
+        # 128 in the buffer, and what stands in the two stages behind it.
+        assert 128 <= len(bench.outcomes) <= 130
+        bench.mac_pace = 1
+        await bench.settled()
+
+    bench.run(script)
+    bench.check()
+    assert len(bench.frames) == 200
+
+
+def test_a_frame_leaves_without_a_gap_once_it_began():
+    """The frame is whole before its first beat: slow memories cannot starve the MAC (R17)."""
+    bench = Bench(64, latency=(30, 90), pace=0.3, mac_pace=1)
+    region = bench.region(0)
+    queue = bench.queue()
+    for _ in range(6):
+        queue.send(plain(bench.rng, 54, [(region, 1, 5, 600), (region, 1, 9, 700)], bench.memory))
+    bench.deliver()
+    for start, end, frame in zip(bench.starts, bench.ends, bench.frames, strict=True):
+        assert end - start + 1 == -(-len(frame) // 64)
+
+
+@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_descriptors_hang_nothing_and_read_nothing_that_is_not_granted(width, seed):
+    """Queue 0 is full of random bytes; queue 1's frames must all leave. The bench fails on a payload
+    access outside a region, or one that no descriptor of its owner could have asked for."""
+    bench = Bench(width, seed=seed, pace=1, latency=(2, 20), mac_pace=1)
+    bench.region(0, owner=1)
+    bench.region(1, owner=2, generation=1)
+    wild, tame = bench.queue(0, owner=1), bench.queue(1, owner=2)
+    wild.write(random_bytes(bench.rng, wild.size))
+    # Fixed parts at many cells that are likely to be believed in part.
+    for cell in range(0, 256, 3):
+        fixed = random_bytes(bench.rng, 16)
+        fixed = bytes([bench.rng.randrange(120), 0, bench.rng.randrange(6)]) + fixed[3:]
+        fixed = fixed[:5] + bytes([bench.rng.choice([0, 0, 1, 2, 4])]) + fixed[6:]
+        reference = bytes([fixed[8], 0, 0, 0, 20, 0, bench.rng.choice([0, 0, 0, 1, 9]), 1])
+        wild.write(fixed[:8] + reference, at=cell * CELL)
+    bench.strict = False
+    stops = (TxOutcome.OVERRUN, TxOutcome.PORT_ERROR)
+
+    async def script(bench):
+        await bench.until(lambda: not bench.strobes, "the rings")
+        tame.send(*(plain(bench.rng, 60, [(1, 1, 0, 64)], bench.memory) for _ in range(20)))
+        bench.ring(wild, 256)
+        await bench.until(
+            lambda: wild.consumer == 256 or any(o in stops for q, o in bench.outcomes if q == 0),
+            "the wild queue to end or to stop",
+        )
+        await bench.until(lambda: tame.consumer == tame.producer > 0, "the tame queue")
+        await bench.cycles(100)
+        bench.pause = True
+        await bench.until(lambda: bench.idle, "idle")
+
+    bench.run(script)
+    assert sum(q == 1 and o == TxOutcome.SENT for q, o in bench.outcomes) == 20
+    tame_reads = [r for r in bench.ports[1].requests if r[0] >> 32 == 2]
+    assert tame_reads == [(2 << 32, 64)] * 20
+    assert len(bench.frames) == sum(o == TxOutcome.SENT for _, o in bench.outcomes)
