@@ -6,30 +6,6 @@ import pytest
 from hdstack.cli.http import HEAD_BYTES_MAX, BadMessage, Incoming, parse_request, parse_response
 
 
-class View:
-    """A received buffer, as an application's reader gives it."""
-
-    def __init__(self, data: bytes):
-        self.data = memoryview(data).toreadonly()
-        self.released = 0
-
-    def __len__(self):
-        return len(self.data)
-
-    def release(self):
-        self.released += 1
-        self.data.release()  # fails where a piece of it is still held
-
-
-class Reader:
-    def __init__(self, *parts: bytes):
-        self.views = [View(part) for part in parts]
-        self._left = list(self.views)
-
-    async def read_views(self):
-        return [self._left.pop(0)] if self._left else []
-
-
 class Runtime:
     copied_bytes = 0
 
