@@ -35,7 +35,7 @@ class FrameBuffer(wiring.Component):
     i: beats with the verdict on the last.
     kept: with the last beat of a frame: it is committed. overflow: it was to be kept, and is lost.
     announced: pulse as a kept frame's SteeredFrame is taken; bounds the frames that are kept.
-    beats: beats of the kept frames.
+    beats: beats of the kept frames; `error` stays 0.
     """
 
     def __init__(self, parameters):
@@ -107,7 +107,6 @@ class FrameBuffer(wiring.Component):
             self.beats.payload.data.eq(read_port.data.data),
             self.beats.payload.count.eq(read_port.data.count),
             self.beats.payload.last.eq(read_port.data.last),
-            self.beats.payload.error.eq(0),
         ]
         with m.If(step):
             m.d.sync += [read.eq(read + 1), self.beats.valid.eq(1)]

@@ -9,14 +9,14 @@ from ingress_bench import QUEUE, run, small
 from scapy.packet import Raw
 
 WIDTHS = (8, 64)
-SIZES = (0, 1, 6, 7, 8, 31, 64, 65, 200, 1400)
+SIZES = (0, 1, 6, 7, 8, 64, 65, 700)
 
 
 def matrix(kind):
     """Frames of a protocol with all that the ingress should find in them."""
     for tags, version, size in itertools.product((0, 1, 2), (4, "options", 6), SIZES):
         for options in ((), [("MSS", 1460), ("Timestamp", (1, 2))], [("NOP", None)] * 40):
-            if options and kind != "tcp":
+            if options and (kind != "tcp" or size not in (0, 1, 65)):
                 continue
             l4 = transport(kind, version, options=options) if options else transport(kind, version)
             packet = ethernet(tags) / network(version) / l4

@@ -180,7 +180,7 @@ def test_the_longest_header_of_142_bytes_is_split_so_long_header_cannot_come_abo
         assert (got["header_length"], got["payload_length"]) == (HEADER_BYTES_MAX, 7)
 
 
-@pytest.mark.parametrize("bus_bytes", (8, 64))
+@pytest.mark.parametrize("bus_bytes", (16, 64))
 def test_the_largest_frame_passes_and_endless_ones_do_no_harm(bus_bytes):
     largest = tcp(9018 - 54)
     endless = tcp(9018 - 54) + bytes(60000)
