@@ -50,7 +50,7 @@ class EventKind(IntEnum):
     CLOSED = 8
     """`connection` is over, its number may be used again; `reason` is a CloseReason."""
     RETURNED = 9
-    """The buffer (element) at `offset` of region `region` carries nothing and may be posted again."""
+    """The buffer (element) at `offset` of `region` carries nothing and may be posted again."""
 
 
 class CloseReason(IntEnum):

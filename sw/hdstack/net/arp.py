@@ -1,0 +1,62 @@
+"""ARP for IPv4 over Ethernet (RFC 826): answers for our address, learns who was asked for."""
+
+from ..compile import part
+from ..tcp import counters
+from ..tcp.open import neighbour_known
+from ..tcp.rows import count
+from .bytesio import get16, get32, get48, put8, put16, put32, put48
+from .ethernet import ARP, BROADCAST, encode
+from .neighbour import REPLY, REQUEST, learn, send_arp
+
+BYTES = 28
+
+
+@part
+def on_packet(s, memory, at, length, now):
+    """An ARP packet of `length` bytes at `at`."""
+    if (
+        length < BYTES
+        or get16(memory, at) != 1
+        or get16(memory, at + 2) != 0x0800
+        or get16(memory, at + 4) != 0x0604
+    ):
+        count(s, counters.BAD_ARP)
+        return
+    operation = get16(memory, at + 6)
+    mac = get48(memory, at + 8)
+    address = get32(memory, at + 14)
+    target = get32(memory, at + 24)
+    own = s["control"]["address"]
+    if target != own:
+        return
+    # a group address is nobody's; our own is a forgery, or a conflict that we do not settle
+    if mac >> 40 & 1 or mac == 0 or address == own:
+        count(s, counters.BAD_ARP)
+        return
+    count(s, counters.ARP_IN)
+    asks_us = operation == REQUEST
+    if address != 0:  # 0: a probe (RFC 5227), answered and not learned
+        if learn(s, address, mac, asks_us, now):
+            neighbour_known(s, address, mac, now)
+        elif operation == REPLY:
+            count(s, counters.BAD_ARP)
+    if asks_us:
+        send_arp(s, REPLY, mac, address)
+
+
+@part
+def encode_packet(s, row, memory, at):
+    """The frame of an ARP_PACKET row; gives its length."""
+    control = s["control"]
+    destination = row["mac"] if row["mac"] != 0 else BROADCAST
+    encode(memory, at, destination, control["mac"], ARP)
+    put16(memory, at + 14, 1)
+    put16(memory, at + 16, 0x0800)
+    put8(memory, at + 18, 6)
+    put8(memory, at + 19, 4)
+    put16(memory, at + 20, row["flags"])
+    put48(memory, at + 22, control["mac"])
+    put32(memory, at + 28, control["address"])
+    put48(memory, at + 32, row["mac"])
+    put32(memory, at + 38, row["remote_address"])
+    return 42

@@ -1,0 +1,33 @@
+"""Header bytes of what goes out, written in place (into a descriptor of a transmit ring)."""
+
+from ..compile import entry
+from ..tcp.tables import ARP_PACKET, WHOLE_FRAME
+from . import arp, ethernet, ipv4, tcp_header
+
+__all__ = ["encode_segment"]
+
+
+@entry
+def encode_segment(s, queue, index, memory, at):
+    """Write the header bytes of segment `index` of `queue` to `memory` from `at`.
+
+    Gives their number: 54 to 62 for TCP, up to 1514 for a whole frame. Ethernet, IPv4 and TCP
+    headers start at bytes 0, 14 and 34. Of a TCP_SEGMENT the card inserts both checksums: the
+    IPv4 field is 0, the TCP field holds the folded sum of the pseudo-header.
+    """
+    row = s["segments"][queue, index]
+    if row["kind"] == ARP_PACKET:
+        return arp.encode_packet(s, row, memory, at)
+    if row["kind"] == WHOLE_FRAME:
+        frame = s["frames"][row["frame"]]
+        length = frame["length"]
+        out = frame["bytes"]
+        for step in range(length):
+            memory[at + step] = out[step]
+        return length
+    size = tcp_header.encode(row, memory, at + 34)
+    ethernet.encode(memory, at, row["mac"], s["control"]["mac"], ethernet.IPV4)
+    ipv4.encode(
+        memory, at + 14, row["address"], row["remote_address"], ipv4.TCP, size + row["payload"]
+    )
+    return 34 + size

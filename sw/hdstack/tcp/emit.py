@@ -1,0 +1,168 @@
+"""Segments out: one row each in the ring of the connection's queue, in full, ready to be encoded.
+
+A row holds all that `hdstack.net.output` writes, so it outlives its connection.
+"""
+
+from ..compile import part
+from . import counters, states
+from .rows import count, low32, segment_room, set_pending
+from .sequence import refill
+from .tables import NEVER, NONE, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
+from .timers import update_deadline
+from .window import WINDOW_SHIFT, offered_edge, set_edge
+
+FIN = 0x01
+SYN = 0x02
+RST = 0x04
+PSH = 0x08
+ACK = 0x10
+
+RESETS_PER_SECOND = 200
+CHALLENGES_PER_SECOND = 200
+"""RFC 5961 section 7: RST and challenge ACKs to strangers are limited."""
+
+
+@part
+def take_segment(s, queue):
+    """The next row of the queue's segments; the caller made sure of room."""
+    q = s["queues"][queue]
+    row = s["segments"][queue, q["segments_head"] % SEGMENTS_PER_QUEUE]
+    q["segments_head"] += 1
+    row["kind"] = TCP_SEGMENT
+    row["frame"] = NONE
+    row["references"] = 0
+    row["payload"] = 0
+    row["mss"] = 0
+    row["shift"] = NONE
+    row["address"] = s["control"]["address"]
+    return row
+
+
+@part
+def begin_segment(s, index, seq, flags):
+    """A segment of the connection of row `index`, with the newest ACK and window; no payload."""
+    c = s["connections"][index]
+    row = take_segment(s, c["queue"])
+    row["connection"] = index
+    row["mac"] = c["mac"]
+    row["remote_address"] = c["remote_address"]
+    row["local_port"] = c["local_port"]
+    row["remote_port"] = c["remote_port"]
+    row["seq"] = low32(seq)
+    row["flags"] = flags
+    row["ack"] = 0
+    row["window"] = 0
+    if flags & RST == 0:
+        if c["fin_told"] == 0:
+            window = max(offered_edge(s, c) - c["rcv_nxt"], 0)
+            shift = 0 if flags & SYN else c["rcv_shift"]
+            # rounded up: the edge that was promised never moves back by a rounding
+            field = min((window + (1 << shift) - 1) >> shift, 0xFFFF)
+            row["window"] = field
+            set_edge(s, c, c["rcv_nxt"] + (field << shift))
+        if flags & SYN:
+            row["mss"] = s["control"]["mss"]
+            if flags & ACK == 0 or c["rcv_shift"]:
+                row["shift"] = WINDOW_SHIFT
+    if flags & ACK:
+        row["ack"] = low32(c["rcv_nxt"])
+        c["unacked"] = 0
+        if c["ack_at"] != NEVER:
+            c["ack_at"] = NEVER
+            update_deadline(s, index)
+        if c["state"] >= states.ESTABLISHED:
+            q = s["queues"][c["queue"]]
+            small = c["rcv_adv"] - c["rcv_nxt"] < s["control"]["mss"]
+            starved = 1 if small and c["fin_told"] == 0 else 0
+            q["starved"] += starved - c["starved"]
+            c["starved"] = starved
+    count(s, counters.SEGMENTS_OUT)
+    return row
+
+
+@part
+def newest_acceptable(c):
+    """The highest number sent that is inside the peer's window: segments without data bear it."""
+    return min(c["snd_max"], c["snd_una"] + c["snd_wnd"])
+
+
+@part
+def emit_ack(s, index):
+    """A segment without payload that acknowledges all that came in order."""
+    c = s["connections"][index]
+    if segment_room(s, c["queue"]) > 0:
+        begin_segment(s, index, newest_acceptable(c), ACK)
+    else:
+        c["unacked"] = 2
+        set_pending(s, index)
+
+
+@part
+def emit_reset(s, index):
+    """RST of a connection that is synchronised, at the next number that the peer expects."""
+    c = s["connections"][index]
+    if c["mac_known"]:
+        begin_segment(s, index, newest_acceptable(c), RST | ACK)
+        count(s, counters.RESETS_OUT)
+
+
+@part
+def take_token(s, challenge, now):
+    """Whether another RST (or challenge ACK) may be sent at `now`."""
+    control = s["control"]
+    if challenge:
+        tokens = refill(
+            control["challenge_tokens"], control["challenge_filled"], now,
+            CHALLENGES_PER_SECOND, CHALLENGES_PER_SECOND,
+        )  # fmt: skip
+        control["challenge_filled"] = now
+        control["challenge_tokens"] = tokens - SECOND if tokens >= SECOND else tokens
+    else:
+        tokens = refill(
+            control["reset_tokens"], control["reset_filled"], now,
+            RESETS_PER_SECOND, RESETS_PER_SECOND,
+        )  # fmt: skip
+        control["reset_filled"] = now
+        control["reset_tokens"] = tokens - SECOND if tokens >= SECOND else tokens
+    if tokens < SECOND:
+        count(s, counters.RESETS_WITHHELD)
+        return False
+    return True
+
+
+@part
+def challenge(s, index, now):
+    """RFC 5961: answer a doubtful segment by an ACK, at a limited rate."""
+    if take_token(s, True, now):
+        count(s, counters.CHALLENGE_ACKS)
+        emit_ack(s, index)
+
+
+@part
+def reset_stranger(s, now):
+    """RST for the parsed segment, which belongs to no connection (RFC 9293 section 3.10.7.1)."""
+    p = s["parsed"]
+    if p["flags"] & RST:
+        return
+    if segment_room(s, p["queue"]) <= 0 or not take_token(s, False, now):
+        return
+    row = take_segment(s, p["queue"])
+    row["connection"] = NONE
+    row["mac"] = p["mac"]
+    row["remote_address"] = p["remote_address"]
+    row["local_port"] = p["local_port"]
+    row["remote_port"] = p["remote_port"]
+    row["window"] = 0
+    if p["flags"] & ACK:
+        row["seq"] = p["ack"]
+        row["ack"] = 0
+        row["flags"] = RST
+    else:
+        length = p["length"]
+        length += 1 if p["flags"] & SYN else 0
+        length += 1 if p["flags"] & FIN else 0
+        row["seq"] = 0
+        row["ack"] = low32(p["seq"] + length)
+        row["flags"] = RST | ACK
+    count(s, counters.RESETS_OUT)
+    count(s, counters.SEGMENTS_OUT)

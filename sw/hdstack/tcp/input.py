@@ -1,0 +1,435 @@
+"""A segment arrives: RFC 9293 section 3.10.7, with the checks of RFC 5961.
+
+`on_segment` finds the segment in `s["parsed"]`, where `hdstack.net.input` left it. Its payload, if
+the card wrote one, is at `offset` of `region` (-1: none, or whole in header memory, from where
+nothing can be delivered). Every payload buffer leaves by exactly one of READABLE, RETURNED, or a
+piece kept out of order.
+"""
+
+from ..compile import part
+from . import congestion, counters, states
+from .close import NORMAL, enter_time_wait, finish, release
+from .emit import ACK, FIN, RST, SYN, challenge, emit_ack, reset_stranger
+from .events import CloseReason, EventKind
+from .open import establish, passive_open
+from .output import output, retransmit_first
+from .reassembly import cut_after, deliver, keep
+from .rows import (
+    connection_event,
+    count,
+    event_room,
+    find_connection,
+    has_room,
+    return_buffer,
+    set_pending,
+)
+from .sequence import unwrap
+from .tables import EVENTS_RESERVE, NEVER, NONE
+from .timers import (
+    DELAYED_ACK,
+    TIME_WAIT,
+    arm_retransmit,
+    measure,
+    stop_retransmit,
+    update_deadline,
+)
+from .window import set_edge
+
+FINISHED = int(EventKind.FINISHED)
+REFUSED = int(CloseReason.REFUSED)
+RESET = int(CloseReason.RESET)
+
+
+@part
+def return_payload(s):
+    """The parsed segment's buffer, if it has one, carries nothing."""
+    p = s["parsed"]
+    return_buffer(s, p["region"], p["offset"])
+
+
+@part
+def set_peer_window(s, c, seq, ack):
+    """RFC 9293: take the window of this segment unless an older one comes late. 1 if it changed."""
+    p = s["parsed"]
+    window = p["window"] << (0 if p["flags"] & SYN else c["snd_shift"])
+    if c["snd_wl1"] < seq or (c["snd_wl1"] == seq and c["snd_wl2"] <= ack):
+        changed = 1 if window != c["snd_wnd"] else 0
+        c["snd_wnd"] = window
+        c["snd_wl1"] = seq
+        c["snd_wl2"] = ack
+        c["max_wnd"] = max(c["max_wnd"], window)
+        return changed
+    return 0
+
+
+@part
+def in_syn_sent(s, index, now):
+    """RFC 9293 section 3.10.7.3."""
+    c = s["connections"][index]
+    p = s["parsed"]
+    flags = p["flags"]
+    ack = unwrap(p["ack"], c["snd_max"])
+    return_payload(s)
+    if flags & ACK and (ack <= c["iss"] or ack > c["snd_max"]):
+        count(s, counters.BAD_ACK)
+        reset_stranger(s, now)
+        return
+    if flags & RST:
+        if flags & ACK:
+            count(s, counters.RESETS_IN)
+            finish(s, index, REFUSED, 0)
+        return
+    if flags & SYN == 0:
+        return
+    c["irs"] = p["seq"]
+    c["rcv_nxt"] = p["seq"] + 1
+    c["rcv_adv"] = c["rcv_nxt"] + c["promised"]
+    if flags & ACK:
+        c["snd_una"] = ack
+        establish(s, index, now)
+        set_peer_window(s, c, p["seq"], ack)
+        emit_ack(s, index)
+        output(s, index, now)
+    else:
+        # both sides opened at once (figure 8): answer by SYN-ACK
+        c["state"] = states.SYN_RECEIVED
+        c["snd_nxt"] = c["iss"]
+        output(s, index, now)
+
+
+@part
+def acceptable(c, seq, length):
+    """Whether the segment touches the window (RFC 9293 section 3.4); edges are for probes."""
+    if length == 0:
+        return seq >= c["rcv_nxt"] and seq <= max(c["rcv_adv"], c["rcv_nxt"])
+    return seq + length > c["rcv_nxt"] and seq <= max(c["rcv_adv"], c["rcv_nxt"])
+
+
+@part
+def on_reset(s, index, seq, now):
+    """RFC 5961 section 3.2: only the number expected next resets; another in the window is
+    challenged."""
+    c = s["connections"][index]
+    if seq < c["rcv_nxt"] or seq > max(c["rcv_adv"], c["rcv_nxt"]):
+        return
+    if seq != c["rcv_nxt"]:
+        challenge(s, index, now)
+    elif c["state"] != states.TIME_WAIT:  # RFC 1337: TIME-WAIT is not assassinated
+        count(s, counters.RESETS_IN)
+        finish(s, index, REFUSED if c["state"] == states.SYN_RECEIVED else RESET, 0)
+
+
+@part
+def on_new_ack(s, index, ack, now):
+    """`ack` covers bytes that were not acknowledged before."""
+    c = s["connections"][index]
+    acked = ack - c["snd_una"]
+    c["snd_una"] = ack
+    c["progress_at"] = now
+    c["retries"] = 0
+    if c["snd_nxt"] < ack:
+        c["snd_nxt"] = ack
+    if c["timing_seq"] >= 0 and ack >= c["timing_seq"]:
+        measure(c, now - c["timing_at"])
+        c["timing_seq"] = NONE
+    again = 0
+    if c["recovery"]:
+        again = congestion.on_recovery_ack(c, acked, c["snd_max"] - ack)
+    else:
+        congestion.on_ack(c, acked)
+    if again == 0:
+        c["dup_acks"] = 0
+    if ack == c["snd_max"]:
+        if c["persist"]:
+            c["persist"] = 0
+            c["backoff"] = 0
+        stop_retransmit(s, index)
+    else:
+        arm_retransmit(s, index, now)
+    if again:
+        retransmit_first(s, index)
+
+
+@part
+def on_duplicate_ack(s, index, now):
+    """RFC 5681 section 3.2, RFC 6582."""
+    c = s["connections"][index]
+    count(s, counters.DUPLICATE_ACKS)
+    c["dup_acks"] += 1
+    if c["recovery"]:
+        c["cwnd"] = min(c["cwnd"] + c["mss"], congestion.CWND_MAX)
+    elif c["dup_acks"] == 3 and c["snd_una"] > c["recover"]:
+        count(s, counters.FAST_RETRANSMITS)
+        congestion.on_loss(c, c["snd_max"] - c["snd_una"])
+        arm_retransmit(s, index, now)
+        retransmit_first(s, index)
+
+
+@part
+def on_ack(s, index, seq, ack, now):
+    """The ACK field of an acceptable segment; False if the segment is to be dropped."""
+    c = s["connections"][index]
+    p = s["parsed"]
+    if ack > c["snd_max"] or ack < c["snd_una"] - c["max_wnd"]:
+        count(s, counters.BAD_ACK)
+        challenge(s, index, now)
+        return False
+    if ack < c["snd_una"]:
+        return True
+    changed = set_peer_window(s, c, seq, ack)
+    if ack > c["snd_una"]:
+        on_new_ack(s, index, ack, now)
+    elif (
+        changed == 0
+        and p["length"] == 0
+        and p["flags"] & FIN == 0
+        and c["snd_max"] > ack
+        and c["persist"] == 0
+    ):
+        on_duplicate_ack(s, index, now)
+    if c["state"] == states.DEAD or c["state"] == states.FREE:
+        return False
+    if c["persist"] and changed and c["snd_wnd"] > 0:
+        # the window opened: whatever the probe carried goes again unless it was acknowledged
+        c["persist"] = 0
+        c["snd_nxt"] = c["snd_una"]
+        c["backoff"] = 0
+        stop_retransmit(s, index)
+    fin_acked = c["fin"] and c["snd_una"] > c["snd_end"]
+    if fin_acked:
+        if c["state"] == states.FIN_WAIT_1:
+            c["state"] = states.FIN_WAIT_2
+        elif c["state"] == states.CLOSING:
+            enter_time_wait(s, index, now)
+        elif c["state"] == states.LAST_ACK:
+            finish_last_ack(s, index)
+            return False
+    release(s, index)
+    return True
+
+
+@part
+def finish_last_ack(s, index):
+    """Our FIN is acknowledged after theirs: over, once the application has its sends back."""
+    c = s["connections"][index]
+    release(s, index)
+    if c["send_head"] >= 0:
+        # RELEASED of each comes first; `resume` ends the connection after the last
+        c["state_at"] = NEVER
+        c["closed_due"] = 1
+        return
+    finish(s, index, NORMAL, 0)
+
+
+@part
+def finish_stream(s, index, now):
+    """The peer's FIN is next in order: no byte follows."""
+    c = s["connections"][index]
+    if c["fin_told"] or c["rcv_fin"] < 0 or c["rcv_nxt"] != c["rcv_fin"]:
+        return
+    if event_room(s, c["queue"]) <= EVENTS_RESERVE:
+        set_pending(s, index)
+        return
+    c["rcv_nxt"] += 1
+    c["fin_told"] = 1
+    c["rcv_adv"] = c["rcv_nxt"]  # nothing more is promised, since nothing more comes
+    set_edge(s, c, c["rcv_adv"])
+    c["unacked"] = 2
+    if c["attached"]:
+        connection_event(s, c, index, FINISHED, 0, 0, 0, 0)
+    if c["state"] == states.ESTABLISHED:
+        c["state"] = states.CLOSE_WAIT
+    elif c["state"] == states.FIN_WAIT_1:
+        c["state"] = states.CLOSING
+    elif c["state"] == states.FIN_WAIT_2:
+        emit_ack(s, index)
+        enter_time_wait(s, index, now)
+
+
+@part
+def on_payload(s, index, seq, now):
+    """Data and FIN of an acceptable segment."""
+    c = s["connections"][index]
+    p = s["parsed"]
+    length = p["length"]
+    offset = p["offset"]
+    state = c["state"]
+    receives = (
+        state == states.ESTABLISHED or state == states.FIN_WAIT_1 or state == states.FIN_WAIT_2
+    )
+    if c["rcv_fin"] >= 0 and seq + length > c["rcv_fin"]:
+        # nothing follows a FIN; what is before it may still fill a hole
+        length = c["rcv_fin"] - seq
+    if not receives or length < 0:
+        if p["length"] > 0:
+            count(s, counters.AFTER_CLOSE)
+        return_payload(s)
+        if p["length"] > 0 or p["flags"] & FIN:
+            emit_ack(s, index)
+        return
+    expected = c["rcv_nxt"]
+    had_pieces = c["pieces"]
+    end = seq + length
+    if seq < expected:
+        cut = min(expected - seq, length)
+        seq += cut
+        offset += cut
+        length -= cut
+    whole = True
+    if end > c["rcv_adv"]:
+        whole = end <= expected
+        if length > 0:
+            count(s, counters.BEYOND_WINDOW)
+            length = max(c["rcv_adv"] - seq, 0)
+    if length > 0:
+        if seq > c["rcv_nxt"]:
+            count(s, counters.OUT_OF_ORDER)
+        c["received"] = 1
+        keep(s, index, seq, length, p["region"], offset)
+        deliver(s, index)
+    else:
+        if p["length"] > 0 and whole:
+            count(s, counters.DUPLICATES)
+        return_payload(s)
+    if p["flags"] & FIN and whole and c["rcv_fin"] < 0 and end >= expected:
+        c["rcv_fin"] = end
+        cut_after(s, index, end)
+    set_edge(s, c, c["rcv_adv"])
+    in_order = c["rcv_nxt"] > expected
+    if p["length"] > 0 or p["flags"] & FIN:
+        if not in_order or had_pieces or c["pieces"]:
+            c["unacked"] = 2  # RFC 5681 section 4.2: at once for a hole, a duplicate, a filled hole
+        else:
+            c["unacked"] += 1
+            if c["ack_at"] == NEVER:
+                c["ack_at"] = now + DELAYED_ACK
+                update_deadline(s, index)
+    finish_stream(s, index, now)
+
+
+@part
+def resume(s, index, now):
+    """Everything that a connection can go on with: after a segment, and when room has come."""
+    c = s["connections"][index]
+    if c["state"] < states.ESTABLISHED or c["state"] == states.DEAD:
+        output(s, index, now)
+        return
+    expected = c["rcv_nxt"]
+    deliver(s, index)
+    if c["rcv_nxt"] > expected:
+        set_edge(s, c, c["rcv_adv"])
+        c["unacked"] = 2
+    finish_stream(s, index, now)
+    release(s, index)
+    if c["state"] == states.LAST_ACK and c["snd_una"] > c["snd_end"]:
+        if c["send_head"] < 0:
+            finish(s, index, NORMAL, 0)
+        return
+    output(s, index, now)
+
+
+@part
+def on_segment(s, now):
+    """The segment in `s["parsed"]`, its checksum verified by the card, at `now` (ns)."""
+    p = s["parsed"]
+    flags = p["flags"]
+    index = find_or_open(s, now)
+    if index < 0:
+        return_payload(s)
+        return
+    c = s["connections"][index]
+    if c["queue"] != p["queue"] and not has_room(s, c["queue"]):
+        count(s, counters.NOT_READY)
+        return_payload(s)
+        return
+    if p["length"] > 0 and flags & SYN == 0:
+        if p["region"] < 0:
+            count(s, counters.WHOLE_PAYLOAD)
+            return
+        if s["regions"][p["region"]]["queue"] != c["queue"]:
+            count(s, counters.FOREIGN_PAYLOAD)
+            return_payload(s)
+            return
+    if c["state"] == states.SYN_SENT:
+        in_syn_sent(s, index, now)
+        return
+    seq = unwrap(p["seq"], c["rcv_nxt"])
+    ack = unwrap(p["ack"], c["snd_max"])
+    span = p["length"] + (1 if flags & FIN else 0) + (1 if flags & SYN else 0)
+    if flags & RST:
+        return_payload(s)
+        on_reset(s, index, seq, now)
+        return
+    if not acceptable(c, seq, span):
+        refuse(s, index, seq, span, now)
+        return
+    if flags & SYN or flags & ACK == 0:
+        return_payload(s)
+        if flags & SYN:
+            challenge(s, index, now)  # RFC 5961 section 4.2
+        return
+    c["heard_at"] = now
+    if c["state"] == states.SYN_RECEIVED:
+        if ack <= c["snd_una"] or ack > c["snd_max"]:
+            count(s, counters.BAD_ACK)
+            return_payload(s)
+            reset_stranger(s, now)
+            return
+        c["snd_una"] = ack
+        c["snd_wl1"] = seq - 1
+        establish(s, index, now)
+    if not on_ack(s, index, seq, ack, now):
+        return_payload(s)
+        return
+    on_payload(s, index, seq, now)
+    resume(s, index, now)
+
+
+@part
+def refuse(s, index, seq, span, now):
+    """A segment outside of the window: answered by an ACK, not otherwise used."""
+    c = s["connections"][index]
+    p = s["parsed"]
+    return_payload(s)
+    if p["flags"] & SYN and c["state"] == states.SYN_RECEIVED and seq == c["irs"]:
+        c["snd_nxt"] = c["iss"]  # our SYN-ACK was lost
+        if c["retries"] < 3:
+            c["retries"] += 1
+            output(s, index, now)
+        return
+    if seq > c["rcv_nxt"]:
+        count(s, counters.BEYOND_WINDOW)
+    else:
+        count(s, counters.DUPLICATES)
+    if c["state"] == states.TIME_WAIT and p["flags"] & FIN:
+        c["state_at"] = now + TIME_WAIT
+        update_deadline(s, index)
+    if p["length"] > 0 or p["flags"] & FIN:
+        emit_ack(s, index)
+    else:
+        challenge(s, index, now)
+
+
+@part
+def find_or_open(s, now):
+    """Row of the parsed segment's connection, or -1 after a SYN or a stranger was answered."""
+    p = s["parsed"]
+    index = find_connection(s, p["remote_address"], p["remote_port"], p["local_port"])
+    begins = p["flags"] & (SYN | ACK | RST) == SYN
+    floor = -1
+    if index >= 0:
+        c = s["connections"][index]
+        if not (
+            begins
+            and c["state"] == states.TIME_WAIT
+            and unwrap(p["seq"], c["rcv_nxt"]) > c["rcv_nxt"]
+        ):
+            return index
+        # RFC 1122 section 4.2.2.13: a new SYN may end TIME-WAIT, with numbers above the old
+        floor = c["snd_max"] + 128000
+        finish(s, index, NORMAL, 0)
+    if begins:
+        passive_open(s, floor, now)
+    else:
+        reset_stranger(s, now)
+    return -1

@@ -1,0 +1,233 @@
+"""How connections begin: listeners, SYN in, SYN out, ESTABLISHED."""
+
+import numpy as np
+
+from ..compile import part
+from . import congestion, counters, states
+from .close import finish
+from .emit import reset_stranger
+from .events import CloseReason, EventKind
+from .output import output
+from .rows import (
+    connection_event,
+    count,
+    find_connection,
+    first_row,
+    has_room,
+    low32,
+    set_pending,
+    take_connection,
+)
+from .sequence import initial_sequence, keyed_hash
+from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, MILLISECOND, NONE
+from .timers import RTO_AFTER_LOST_SYN, measure, start_timing, stop_retransmit
+from .window import WINDOW_SHIFT
+
+ACCEPTED = int(EventKind.ACCEPTED)
+CONNECTED = int(EventKind.CONNECTED)
+NORMAL = int(CloseReason.NORMAL)
+
+MSS_DEFAULT = 536
+"""Of a peer that names none (RFC 9293 section 3.7.1)."""
+MSS_LEAST = 64
+"""Below this a peer would make us send headers only."""
+HALF_OPEN_MAX = CONNECTIONS_PER_QUEUE // 2
+PORTS_TRIED = 64
+
+
+@part
+def find_listener(s, port):
+    """Row of the listener of `port`, in whatever state, or -1."""
+    for index in range(LISTENERS):
+        row = s["listeners"][index]
+        if row["state"] != states.LISTENER_FREE and row["port"] == port:
+            return index
+    return NONE
+
+
+@part
+def recycle_time_wait(s, queue):
+    """End the connection of `queue` that is longest in TIME-WAIT, to have its row."""
+    oldest = -1
+    first = first_row(queue)
+    for index in range(first, first + CONNECTIONS_PER_QUEUE):
+        c = s["connections"][index]
+        if c["state"] == states.TIME_WAIT and (
+            oldest < 0 or c["state_at"] < s["connections"][oldest]["state_at"]
+        ):
+            oldest = index
+    if oldest >= 0:
+        finish(s, oldest, NORMAL, 0)
+
+
+@part
+def new_connection(s, queue, remote_address, remote_port, local_port, floor, now):
+    """A row with its numbers set, or -1. `floor`: the first number where it is given, else -1."""
+    if s["queues"][queue]["free_connection"] < 0:
+        recycle_time_wait(s, queue)
+    index = take_connection(s, queue, remote_address, remote_port, local_port)
+    if index < 0:
+        return index
+    c = s["connections"][index]
+    if floor >= 0:
+        iss = low32(floor)
+    else:
+        iss = initial_sequence(s, remote_address, (remote_port << 16) | local_port, now)
+    # unwrapped numbers begin above zero, so that a little below is never negative
+    iss += 1 << 32
+    c["iss"] = iss
+    c["snd_una"] = iss
+    c["snd_nxt"] = iss
+    c["snd_max"] = iss
+    c["snd_end"] = iss + 1
+    c["snd_wnd"] = 0
+    c["snd_wl1"] = 0
+    c["snd_wl2"] = 0
+    c["max_wnd"] = 0
+    c["snd_shift"] = 0
+    c["rcv_shift"] = 0
+    c["rcv_nxt"] = 0
+    c["rcv_adv"] = 0
+    c["mss"] = s["control"]["mss"]
+    c["progress_at"] = now
+    c["heard_at"] = now
+    c["sent_at"] = now
+    start_timing(c)
+    congestion.begin(c, False)
+    return index
+
+
+@part
+def learn_options(s, c):
+    """MSS and window scale of the peer's SYN."""
+    p = s["parsed"]
+    mss = p["mss"] if p["mss"] > 0 else MSS_DEFAULT
+    c["mss"] = min(max(mss, MSS_LEAST), s["control"]["mss"])
+    if p["shift"] >= 0:
+        c["snd_shift"] = min(p["shift"], 14)
+        c["rcv_shift"] = WINDOW_SHIFT
+    else:
+        c["snd_shift"] = 0
+        c["rcv_shift"] = 0
+    c["mac"] = p["mac"]
+    c["snd_wnd"] = p["window"]  # never scaled in a SYN
+    c["max_wnd"] = p["window"]
+
+
+@part
+def passive_open(s, floor, now):
+    """A SYN for no connection: to its listener, or RST."""
+    p = s["parsed"]
+    at = find_listener(s, p["local_port"])
+    if at < 0 or s["listeners"][at]["state"] != states.LISTENER_LISTENING:
+        count(s, counters.NO_LISTENER)
+        reset_stranger(s, now)
+        return
+    listener = s["listeners"][at]
+    queue = listener["queue"]
+    q = s["queues"][queue]
+    if not has_room(s, queue) or q["half_open"] >= HALF_OPEN_MAX:
+        count(s, counters.SYN_DROPPED)
+        return
+    index = new_connection(
+        s, queue, p["remote_address"], p["remote_port"], p["local_port"], floor, now
+    )
+    if index < 0:
+        count(s, counters.SYN_DROPPED)
+        return
+    c = s["connections"][index]
+    c["listener"] = at
+    c["socket"] = listener["socket"]
+    listener["connections"] += 1
+    q["half_open"] += 1
+    learn_options(s, c)
+    c["mac_known"] = 1
+    c["irs"] = p["seq"]
+    c["rcv_nxt"] = p["seq"] + 1
+    c["rcv_adv"] = c["rcv_nxt"]
+    c["state"] = states.SYN_RECEIVED
+    output(s, index, now)
+
+
+@part
+def establish(s, index, now):
+    """The peer acknowledged our SYN."""
+    c = s["connections"][index]
+    if c["listener"] >= 0 and c["state"] == states.SYN_RECEIVED:
+        s["queues"][c["queue"]]["half_open"] -= 1
+    elif c["state"] == states.SYN_SENT:
+        learn_options(s, c)
+    c["state"] = states.ESTABLISHED
+    lost_syn = c["retries"] > 0
+    if c["timing_seq"] >= 0:
+        measure(c, max(now - c["timing_at"], MILLISECOND // 100))
+    elif lost_syn:
+        c["rto"] = RTO_AFTER_LOST_SYN
+    c["timing_seq"] = NONE
+    c["backoff"] = 0
+    c["retries"] = 0
+    congestion.begin(c, lost_syn)
+    c["progress_at"] = now
+    c["heard_at"] = now
+    c["snd_nxt"] = c["snd_max"]
+    stop_retransmit(s, index)
+    c["announced"] = 1
+    count(s, counters.CONNECTIONS_OPENED)
+    if c["listener"] >= 0:
+        connection_event(s, c, index, ACCEPTED, 0, 0, 0, 0)
+    else:
+        connection_event(s, c, index, CONNECTED, 0, 0, 0, 0)
+
+
+@part
+def choose_port(s, queue, remote_address, remote_port):
+    """RFC 6056 algorithm 3: a port of the application's range, by secret and counter; or -1."""
+    q = s["queues"][queue]
+    first = q["port_first"]
+    size = q["port_last"] - first + 1
+    if size <= 0:
+        return np.int64(NONE)
+    start = keyed_hash(s, remote_address, remote_port, queue + 1) + q["port_next"]
+    for step in range(min(size, PORTS_TRIED)):
+        port = first + (start + step) % size
+        if find_listener(s, port) < 0 and find_connection(s, remote_address, remote_port, port) < 0:
+            q["port_next"] += step + 1
+            return port
+    q["port_next"] += PORTS_TRIED
+    return np.int64(NONE)
+
+
+@part
+def next_hop(s, address):
+    """The neighbour that leads to `address`, or 0 where there is none."""
+    control = s["control"]
+    mask = 0xFFFFFFFF ^ (0xFFFFFFFF >> control["prefix"])
+    own = control["address"]
+    if address == own or address == 0 or address >> 28 >= 14 or address >> 24 == 127:
+        return np.int64(0)
+    if (address & mask) == (own & mask):
+        last = address | mask
+        if control["prefix"] < 31 and (last == 0xFFFFFFFF or (address & ~mask) == 0):
+            return np.int64(0)  # the network's broadcast, or the network itself
+        return np.int64(address)
+    return control["gateway"]
+
+
+@part
+def neighbour_known(s, address, mac, now):
+    """Connections that waited for the MAC address of neighbour `address` go on."""
+    if s["control"]["waiting_neighbour"] == 0:
+        return
+    for index in range(CONNECTIONS):
+        c = s["connections"][index]
+        if (
+            c["state"] == states.SYN_SENT
+            and c["mac_known"] == 0
+            and next_hop(s, c["remote_address"]) == address
+        ):
+            c["mac"] = mac
+            c["mac_known"] = 1
+            c["retries"] = 0
+            c["progress_at"] = now
+            s["control"]["waiting_neighbour"] -= 1
+            set_pending(s, index)

@@ -1,0 +1,269 @@
+"""What applications ask for. Every number comes from an untrusted hand and is checked here.
+
+The worst that an application can do with a request is to end its own connections: it names them
+by number, and a number of another application is refused; payload must lie in a live region of
+its own; what it says it consumed is capped by what it can have posted.
+"""
+
+import numpy as np
+
+from ..compile import part
+from ..net.neighbour import resolve
+from . import counters, states
+from .close import finish
+from .events import CloseReason, EventKind, RequestKind
+from .open import choose_port, find_listener, new_connection, next_hop
+from .output import advertise, output, region_serves
+from .rows import count, emit_event, first_row, has_room, number, take_send
+from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, NONE, QUEUES, REGIONS, SECOND
+from .timers import update_deadline
+from .window import on_consumed
+
+LISTEN = int(RequestKind.LISTEN)
+CONNECT = int(RequestKind.CONNECT)
+SEND = int(RequestKind.SEND)
+SHUTDOWN = int(RequestKind.SHUTDOWN)
+ABORT = int(RequestKind.ABORT)
+CONSUMED = int(RequestKind.CONSUMED)
+UNLISTEN = int(RequestKind.UNLISTEN)
+LISTENING = int(EventKind.LISTENING)
+FAILED = int(EventKind.FAILED)
+ADDRESS_IN_USE = int(CloseReason.ADDRESS_IN_USE)
+NO_RESOURCES = int(CloseReason.NO_RESOURCES)
+INVALID_REQUEST = int(CloseReason.INVALID_REQUEST)
+UNREACHABLE = int(CloseReason.UNREACHABLE)
+ABORTED = int(CloseReason.ABORTED)
+
+LISTENERS_PER_QUEUE = LISTENERS // 4
+NEIGHBOUR_RETRY = SECOND
+
+
+@part
+def fail(s, queue, socket, reason):
+    """Answer LISTEN or CONNECT of `socket` by FAILED."""
+    if reason == INVALID_REQUEST:
+        count(s, counters.BAD_REQUEST)
+    emit_event(s, queue, FAILED, socket, 0, 0, 0, 0, reason, 0, 0)
+
+
+@part
+def listening(s, at):
+    """Tell the application that its listener works."""
+    row = s["listeners"][at]
+    emit_event(s, row["queue"], LISTENING, row["socket"], at, 0, row["port"], 0, 0, 0, 0)
+
+
+@part
+def request_listen(s, queue, socket, port):
+    if port == 0:
+        fail(s, queue, socket, INVALID_REQUEST)
+        return
+    at = find_listener(s, port)
+    if at >= 0:
+        row = s["listeners"][at]
+        if row["state"] == states.LISTENER_CLOSING and row["queue"] == queue:
+            row["state"] = states.LISTENER_LISTENING  # the rule is still in the device
+            row["socket"] = socket
+            listening(s, at)
+        else:
+            fail(s, queue, socket, ADDRESS_IN_USE)
+        return
+    for other in range(QUEUES):
+        q = s["queues"][other]
+        if other != queue and q["live"] and q["port_first"] <= port and port <= q["port_last"]:
+            fail(s, queue, socket, ADDRESS_IN_USE)
+            return
+    free = -1
+    used = 0
+    for at in range(LISTENERS):
+        row = s["listeners"][at]
+        if row["state"] == states.LISTENER_FREE:
+            free = at if free < 0 else free
+        elif row["queue"] == queue:
+            used += 1
+    if free < 0 or used >= LISTENERS_PER_QUEUE:
+        fail(s, queue, socket, NO_RESOURCES)
+        return
+    row = s["listeners"][free]
+    row["state"] = states.LISTENER_PENDING
+    row["queue"] = queue
+    row["port"] = port
+    row["socket"] = socket
+    row["connections"] = 0
+    s["control"]["listeners_version"] += 1
+
+
+@part
+def stop_listener(s, at):
+    """Accept no more; the rule goes with the last connection."""
+    row = s["listeners"][at]
+    if row["connections"] > 0:
+        row["state"] = states.LISTENER_CLOSING
+    else:
+        row["state"] = states.LISTENER_FREE
+    s["control"]["listeners_version"] += 1
+
+
+@part
+def request_connect(s, queue, socket, address, port, now):
+    if port == 0 or address == 0:
+        fail(s, queue, socket, INVALID_REQUEST)
+        return
+    hop = next_hop(s, address)
+    if hop == 0:
+        fail(s, queue, socket, UNREACHABLE)
+        return
+    local_port = choose_port(s, queue, address, port)
+    if local_port < 0:
+        fail(s, queue, socket, NO_RESOURCES)
+        return
+    index = new_connection(s, queue, address, port, local_port, np.int64(NONE), now)
+    if index < 0:
+        fail(s, queue, socket, NO_RESOURCES)
+        return
+    c = s["connections"][index]
+    c["socket"] = socket
+    c["state"] = states.SYN_SENT
+    mac = resolve(s, hop, now)
+    if mac >= 0:
+        c["mac"] = mac
+        c["mac_known"] = 1
+        output(s, index, now)
+    else:
+        s["control"]["waiting_neighbour"] += 1
+        c["retransmit_at"] = now + NEIGHBOUR_RETRY
+        update_deadline(s, index)
+
+
+@part
+def find_own(s, queue, connection):
+    """Row of the connection that the application of `queue` calls `connection`, or -1."""
+    index = connection & 0xFFFF
+    if index >= CONNECTIONS:
+        return np.int64(NONE)
+    c = s["connections"][index]
+    if (
+        c["state"] == states.FREE
+        or c["state"] == states.DEAD
+        or c["queue"] != queue
+        or c["attached"] == 0
+        or number(c, index) != connection
+    ):
+        return np.int64(NONE)
+    return np.int64(index)
+
+
+@part
+def end_badly(s, index, reason):
+    """A request that cannot be met would tear a hole into the stream: the connection ends."""
+    count(s, counters.BAD_REQUEST)
+    finish(s, index, reason, 1 if s["connections"][index]["state"] != states.SYN_SENT else 0)
+
+
+@part
+def request_send(s, queue, index, region, generation, offset, length, now):
+    c = s["connections"][index]
+    state = c["state"]
+    open_for_sending = state <= states.ESTABLISHED or state == states.CLOSE_WAIT
+    if c["fin"] or not open_for_sending or length <= 0 or length > 0x7FFFFFFF:
+        end_badly(s, index, INVALID_REQUEST)
+        return
+    if region >= REGIONS or not region_serves(s, queue, region, generation):
+        end_badly(s, index, INVALID_REQUEST)
+        return
+    if offset + length > s["regions"][region]["bytes"]:
+        end_badly(s, index, INVALID_REQUEST)
+        return
+    at = take_send(s, queue)
+    if at < 0:
+        end_badly(s, index, NO_RESOURCES)
+        return
+    row = s["sends"][at]
+    row["seq"] = c["snd_end"]
+    row["region"] = region
+    row["generation"] = generation
+    row["offset"] = offset
+    row["length"] = length
+    row["next"] = NONE
+    row["last_tx"] = 0
+    row["untaken"] = 0
+    if c["send_tail"] < 0:
+        c["send_head"] = at
+    else:
+        s["sends"][c["send_tail"]]["next"] = at
+    c["send_tail"] = at
+    c["sends"] += 1
+    if c["send_cursor"] < 0:
+        c["send_cursor"] = at
+    c["snd_end"] += length
+    output(s, index, now)
+
+
+@part
+def request_consumed(s, queue, index, length):
+    """Buffers were posted again: windows that are shut for want of them may open."""
+    on_consumed(s, queue, length)
+    advertise(s, index)
+    if s["queues"][queue]["starved"] == 0:
+        return
+    first = first_row(queue)
+    for other in range(first, first + CONNECTIONS_PER_QUEUE):
+        if not has_room(s, queue):
+            return
+        if s["connections"][other]["starved"]:
+            advertise(s, other)
+
+
+@part
+def handle_request(s, queue, now):
+    """Carry out the request in `s["request"]`, from the application of `queue`."""
+    row = s["request"]
+    kind = np.int64(row["kind"])
+    port = np.int64(row["port"])
+    socket = np.int64(row["socket"])
+    connection = np.int64(row["connection"])
+    address = np.int64(row["address"])
+    region = np.int64(row["region"])
+    generation = np.int64(row["generation"])
+    offset = np.int64(row["offset"])
+    length = np.int64(row["length"])
+    if s["queues"][queue]["live"] == 0:
+        count(s, counters.BAD_REQUEST)
+        return
+    if kind == LISTEN:
+        request_listen(s, queue, socket, port)
+    elif kind == CONNECT:
+        request_connect(s, queue, socket, address, port, now)
+    elif kind == UNLISTEN:
+        if connection >= LISTENERS:
+            count(s, counters.BAD_REQUEST)
+            return
+        listener = s["listeners"][connection]
+        state = listener["state"]
+        if listener["queue"] == queue and (
+            state == states.LISTENER_PENDING or state == states.LISTENER_LISTENING
+        ):
+            stop_listener(s, connection)
+        else:
+            count(s, counters.STALE_REQUEST)
+    elif kind in (SEND, SHUTDOWN, ABORT, CONSUMED):
+        index = find_own(s, queue, connection)
+        if index < 0:
+            count(s, counters.STALE_REQUEST)
+            if kind == CONSUMED:
+                on_consumed(s, queue, length)
+            return
+        c = s["connections"][index]
+        if kind == SEND:
+            request_send(s, queue, index, region, generation, offset, length, now)
+        elif kind == SHUTDOWN:
+            c["fin"] = 1
+            output(s, index, now)
+        elif kind == ABORT:
+            state = c["state"]
+            reset = state != states.SYN_SENT and state != states.TIME_WAIT
+            finish(s, index, ABORTED, 1 if reset else 0)
+        else:
+            request_consumed(s, queue, index, length)
+    else:
+        count(s, counters.BAD_REQUEST)

@@ -1,0 +1,267 @@
+"""Rows taken and given back: counters, events, connections and their hash, sends, pieces.
+
+The lowest layer: knows the tables, nothing of the protocol.
+"""
+
+import numpy as np
+
+from ..compile import part
+from . import counters, states
+from .events import EventKind
+from .sequence import MASK, keyed_hash
+from .tables import (
+    BUCKETS,
+    CONNECTIONS_PER_QUEUE,
+    EVENTS_MARGIN,
+    EVENTS_PER_QUEUE,
+    NEVER,
+    NONE,
+    REGIONS,
+    SEGMENTS_MARGIN,
+    SEGMENTS_PER_QUEUE,
+)
+
+RETURNED = int(EventKind.RETURNED)
+
+
+@part
+def count(s, counter):
+    s["counters"][counter] += 1
+
+
+@part
+def event_room(s, queue):
+    """Events that `queue` can still take."""
+    q = s["queues"][queue]
+    return EVENTS_PER_QUEUE - (q["events_head"] - q["events_tail"])
+
+
+@part
+def segment_room(s, queue):
+    """Segments that `queue` can still take."""
+    q = s["queues"][queue]
+    return SEGMENTS_PER_QUEUE - (q["segments_head"] - q["segments_tail"])
+
+
+@part
+def has_room(s, queue):
+    """Whether every output of one more record or request of `queue` finds room."""
+    return event_room(s, queue) >= EVENTS_MARGIN and segment_room(s, queue) >= SEGMENTS_MARGIN
+
+
+@part
+def emit_event(s, queue, kind, socket, connection, address, port, region, reason, offset, length):
+    """Append an event for the application of `queue`; the caller made sure of room."""
+    q = s["queues"][queue]
+    if q["live"] == 0:
+        return
+    at = q["events_head"] % EVENTS_PER_QUEUE
+    q["events_head"] += 1
+    entry = s["events"][queue, at]
+    entry["queue"] = queue
+    row = entry["row"]
+    row["kind"] = kind
+    row["port"] = port
+    row["socket"] = socket
+    row["connection"] = connection
+    row["address"] = address
+    row["region"] = region
+    row["reason"] = reason
+    row["offset"] = offset
+    row["length"] = length
+    row["spare"] = 0
+
+
+@part
+def number(c, index):
+    """What applications call the connection at row `index`: no row's number comes back soon."""
+    return index | ((c["reuse"] & 0xFFFF) << 16)
+
+
+@part
+def connection_event(s, c, index, kind, region, reason, offset, length):
+    """An event about the connection of row `index`, to its application."""
+    emit_event(
+        s, c["queue"], kind, c["socket"], number(c, index), c["remote_address"],
+        c["remote_port"], region, reason, offset, length,
+    )  # fmt: skip
+
+
+@part
+def return_buffer(s, region, offset):
+    """Give a payload buffer that carries nothing back to the application that posted it (R21)."""
+    if region < 0 or region >= REGIONS:
+        return
+    row = s["regions"][region]
+    if row["live"] == 0:
+        count(s, counters.LOST_BUFFERS)
+        return
+    # a buffer of another queue than that whose record is in hand: its room was not checked
+    if event_room(s, row["queue"]) <= 0:
+        count(s, counters.LOST_BUFFERS)
+        return
+    emit_event(s, row["queue"], RETURNED, 0, 0, 0, 0, region, 0, offset, 0)
+
+
+@part
+def bucket_of(s, remote_address, remote_port, local_port):
+    return keyed_hash(s, remote_address, (remote_port << 16) | local_port, 0) % BUCKETS
+
+
+@part
+def find_connection(s, remote_address, remote_port, local_port):
+    """Row of the connection with these ends, or -1."""
+    at = s["buckets"][bucket_of(s, remote_address, remote_port, local_port)]
+    while at >= 0:
+        c = s["connections"][at]
+        if (
+            c["remote_address"] == remote_address
+            and c["remote_port"] == remote_port
+            and c["local_port"] == local_port
+        ):
+            return at
+        at = c["hash_next"]
+    return np.int64(NONE)
+
+
+@part
+def take_connection(s, queue, remote_address, remote_port, local_port):
+    """A row for a new connection of `queue`, in the hash, its fields zero; or -1."""
+    q = s["queues"][queue]
+    index = q["free_connection"]
+    if index < 0:
+        return index
+    c = s["connections"][index]
+    q["free_connection"] = c["hash_next"]
+    q["connections"] += 1
+    bucket = bucket_of(s, remote_address, remote_port, local_port)
+    c["hash_next"] = s["buckets"][bucket]
+    c["bucket"] = bucket
+    s["buckets"][bucket] = index
+    c["reuse"] += 1
+    c["queue"] = queue
+    c["listener"] = NONE
+    c["socket"] = 0
+    c["local_port"] = local_port
+    c["remote_address"] = remote_address
+    c["remote_port"] = remote_port
+    c["mac"] = 0
+    c["mac_known"] = 0
+    c["announced"] = 0
+    c["attached"] = 1
+    c["reason"] = 0
+    c["rst_due"] = 0
+    c["fin_told"] = 0
+    c["closed_due"] = 0
+    c["fin"] = 0
+    c["send_head"] = NONE
+    c["send_tail"] = NONE
+    c["send_cursor"] = NONE
+    c["sends"] = 0
+    c["rcv_fin"] = NONE
+    c["piece_head"] = NONE
+    c["pieces"] = 0
+    c["unacked"] = 0
+    c["promised"] = 0
+    c["starved"] = 0
+    c["received"] = 0
+    c["retransmit_at"] = NEVER
+    c["ack_at"] = NEVER
+    c["state_at"] = NEVER
+    c["waiting"] = 0
+    c["persist"] = 0
+    s["deadlines"][index] = NEVER
+    return index
+
+
+@part
+def unhash(s, index):
+    """Take the connection out of the hash: its ends may be used anew."""
+    c = s["connections"][index]
+    bucket = c["bucket"]
+    if bucket < 0:
+        return
+    at = s["buckets"][bucket]
+    if at == index:
+        s["buckets"][bucket] = c["hash_next"]
+    else:
+        while at >= 0:
+            before = s["connections"][at]
+            at = before["hash_next"]
+            if at == index:
+                before["hash_next"] = c["hash_next"]
+                at = np.int64(NONE)
+    c["bucket"] = NONE
+
+
+@part
+def give_connection(s, index):
+    """The row is free again. Its lists are empty and it is not in the hash."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    c["state"] = states.FREE
+    c["hash_next"] = q["free_connection"]
+    q["free_connection"] = index
+    q["connections"] -= 1
+    s["deadlines"][index] = NEVER
+
+
+@part
+def take_send(s, queue):
+    """A row for a reference that an application sends, or -1."""
+    q = s["queues"][queue]
+    index = q["free_send"]
+    if index >= 0:
+        q["free_send"] = s["sends"][index]["next"]
+    return index
+
+
+@part
+def give_send(s, queue, index):
+    q = s["queues"][queue]
+    s["sends"][index]["next"] = q["free_send"]
+    q["free_send"] = index
+
+
+@part
+def take_piece(s, queue):
+    """A row for a piece of payload that came out of order, or -1."""
+    q = s["queues"][queue]
+    index = q["free_piece"]
+    if index >= 0:
+        q["free_piece"] = s["pieces"][index]["next"]
+    return index
+
+
+@part
+def give_piece(s, queue, index):
+    q = s["queues"][queue]
+    s["pieces"][index]["next"] = q["free_piece"]
+    q["free_piece"] = index
+
+
+@part
+def set_pending(s, index):
+    """Remember that the connection has work left for which there was no room."""
+    c = s["connections"][index]
+    if c["pending"]:
+        return
+    q = s["queues"][c["queue"]]
+    c["pending"] = 1
+    c["pending_next"] = NONE
+    if q["pending_head"] < 0:
+        q["pending_head"] = index
+    else:
+        s["connections"][q["pending_tail"]]["pending_next"] = index
+    q["pending_tail"] = index
+
+
+@part
+def first_row(queue):
+    """First connection row of `queue`; it has CONNECTIONS_PER_QUEUE of them."""
+    return queue * CONNECTIONS_PER_QUEUE
+
+
+@part
+def low32(value):
+    return value & MASK

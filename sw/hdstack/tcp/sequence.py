@@ -1,0 +1,65 @@
+"""Numbers: unwrapped sequence numbers, the keyed hash, initial sequence numbers, token buckets."""
+
+from ..compile import part
+from .tables import SECOND
+
+MASK = 0xFFFFFFFF
+
+
+@part
+def unwrap(seq, near):
+    """The 64-bit number with the low 32 bits of `seq` that is closest to `near`."""
+    return near + ((seq - near + 0x80000000) & MASK) - 0x80000000
+
+
+@part
+def _rotate(x, n):
+    return ((x << n) | (x >> (32 - n))) & MASK
+
+
+@part
+def keyed_hash(s, a, b, c):
+    """32-bit HalfSipHash-2-4 of three 32-bit words, keyed with 64 bits of the secret."""
+    secret = s["control"]["secret"]
+    v0 = secret[0]
+    v1 = secret[1]
+    v2 = secret[0] ^ 0x6C796765
+    v3 = secret[1] ^ 0x74656462
+    for step in range(8):
+        word = 0
+        if step < 3:
+            word = a if step == 0 else (b if step == 1 else c)
+        elif step == 3:
+            word = 12 << 24
+        else:
+            if step == 4:
+                v2 ^= 0xFF
+        rounds = 2 if step < 4 else 1
+        v3 ^= word
+        for _ in range(rounds):
+            v0 = (v0 + v1) & MASK
+            v1 = _rotate(v1, 5) ^ v0
+            v0 = _rotate(v0, 16)
+            v2 = (v2 + v3) & MASK
+            v3 = _rotate(v3, 8) ^ v2
+            v0 = (v0 + v3) & MASK
+            v3 = _rotate(v3, 7) ^ v0
+            v2 = (v2 + v1) & MASK
+            v1 = _rotate(v1, 13) ^ v2
+            v2 = _rotate(v2, 16)
+        v0 ^= word
+    return v1 ^ v3
+
+
+@part
+def initial_sequence(s, remote_address, ports, now):
+    """RFC 6528: a clock of 4 us, plus a secret function of the connection's addresses."""
+    secret = s["control"]["secret"]
+    return (now // 4000 + keyed_hash(s, remote_address ^ secret[2], ports, secret[3])) & MASK
+
+
+@part
+def refill(tokens, filled, now, rate, burst):
+    """Tokens of a bucket at `now`: `rate` a second, at most `burst`; in billionths of a token."""
+    elapsed = min(max(now - filled, 0), 10 * SECOND)
+    return min(tokens + elapsed * rate, burst * SECOND)

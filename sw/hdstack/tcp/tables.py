@@ -1,0 +1,220 @@
+"""The state of TCP: one structured row `s` that holds every table, in memory of the caller.
+
+One row, since compiled code then passes one pointer. Everything that a successor needs to go on
+is here: connections, sends, pieces out of order, listeners, neighbours, secrets, deadlines (ns of
+the caller's clock). All integers are int64; sequence numbers are unwrapped to 64 bits (the low
+32 bits are those on the wire), so that no comparison has to think of wrapping. "None" is -1.
+
+Each queue (application) has its own part of the rows of connections, sends and pieces, so that
+none can use up another's.
+"""
+
+import numpy as np
+
+from .. import errors
+from . import counters, states
+from .events import EVENT, REQUEST
+
+__all__ = ["NEVER", "STATE", "STATE_BYTES", "allocate", "connection_rows", "initialise"]
+
+QUEUES = 16
+REGIONS = 16
+LISTENERS = 64
+NEIGHBOURS = 64
+FRAMES = 16
+CONNECTIONS_PER_QUEUE = 256
+SENDS_PER_QUEUE = 1024
+PIECES_PER_QUEUE = 512
+PIECES_PER_CONNECTION = 128
+EVENTS_PER_QUEUE = 1024
+SEGMENTS_PER_QUEUE = 256
+MAX_REFERENCES = 8
+FRAME_BYTES = 1514
+CONNECTIONS = QUEUES * CONNECTIONS_PER_QUEUE
+BUCKETS = 4096
+
+EVENTS_MARGIN = PIECES_PER_CONNECTION + 32
+"""Events that one record or request can cause at most, with room to spare."""
+EVENTS_RESERVE = PIECES_PER_CONNECTION + 16
+"""Deliveries and releases stop here and go on later, so that a close always has room."""
+SEGMENTS_MARGIN = 16
+"""Segments without data that one record or request can cause at most, with room to spare."""
+SEGMENTS_RESERVE = 24
+"""Data segments stop here, so that acknowledgements still have room."""
+
+NEVER = 1 << 62
+NONE = -1
+
+SECOND = 1_000_000_000
+MILLISECOND = 1_000_000
+
+
+def _integers(text):
+    return [(name, "<i8") for name in text.split()]
+
+
+CONTROL = np.dtype(
+    _integers(
+        "address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
+        " reset_tokens reset_filled challenge_tokens challenge_filled echo_tokens echo_filled"
+        " frame_next"
+    )
+    + [("secret", "<i8", (4,))]
+)
+QUEUE = np.dtype(
+    _integers(
+        "live port_first port_last port_next connections half_open free_connection free_send"
+        " free_piece pending_head pending_tail events_head events_tail segments_head"
+        " segments_tail tx_done waiting posted saturated average promised starved postable"
+    )
+)
+REGION = np.dtype(_integers("live generation queue element_bytes bytes postable"))
+LISTENER = np.dtype(_integers("state queue port socket connections"))
+NEIGHBOUR = np.dtype(_integers("state address mac updated asked"))
+CONNECTION = np.dtype(
+    _integers(
+        # identity
+        "state reuse queue listener socket local_port remote_address remote_port mac mac_known"
+        " hash_next bucket announced attached reason rst_due fin_told closed_due"
+        # sending
+        " iss snd_una snd_nxt snd_max snd_end snd_wnd snd_wl1 snd_wl2 max_wnd snd_shift mss fin"
+        " send_head send_tail send_cursor sends"
+        # congestion and time-outs
+        " cwnd ssthresh acked_bytes dup_acks recover recovery srtt rttvar rto backoff"
+        " timing_seq timing_at retries progress_at heard_at sent_at persist"
+        # receiving
+        " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
+        " received"
+        # timers and lists
+        " retransmit_at ack_at state_at pending pending_next waiting"
+    )
+)
+SEND = np.dtype(_integers("seq region generation offset length next last_tx untaken"))
+PIECE = np.dtype(_integers("seq length region offset next"))
+REFERENCE = np.dtype(_integers("send region generation offset length"))
+SEGMENT = np.dtype(
+    _integers(
+        "kind frame connection mac address remote_address local_port remote_port seq ack flags"
+        " window mss shift payload references"
+    )
+    + [("ref", REFERENCE, (MAX_REFERENCES,))]
+)
+TCP_SEGMENT = 0
+ARP_PACKET = 1
+"""`mac` is the target or 0, `remote_address` the target, `flags` the operation."""
+WHOLE_FRAME = 2
+"""The bytes are in row `frame` of `frames`."""
+PARSED = np.dtype(
+    _integers(
+        "queue mac remote_address remote_port local_port seq ack flags window mss shift length"
+        " region offset"
+    )
+)
+FRAME = np.dtype([("length", "<i8"), ("bytes", "u1", (FRAME_BYTES,))], align=True)
+PENDING_EVENT = np.dtype([("queue", "<i8"), ("row", EVENT)])
+
+STATE = np.dtype(
+    [
+        ("control", CONTROL),
+        ("counters", "<i8", (counters.COUNTERS,)),
+        ("queues", QUEUE, (QUEUES,)),
+        ("regions", REGION, (REGIONS,)),
+        ("listeners", LISTENER, (LISTENERS,)),
+        ("neighbours", NEIGHBOUR, (NEIGHBOURS,)),
+        ("buckets", "<i8", (BUCKETS,)),
+        ("deadlines", "<i8", (CONNECTIONS,)),
+        ("connections", CONNECTION, (CONNECTIONS,)),
+        ("sends", SEND, (QUEUES * SENDS_PER_QUEUE,)),
+        ("pieces", PIECE, (QUEUES * PIECES_PER_QUEUE,)),
+        ("events", PENDING_EVENT, (QUEUES, EVENTS_PER_QUEUE)),
+        ("segments", SEGMENT, (QUEUES, SEGMENTS_PER_QUEUE)),
+        ("frames", FRAME, (FRAMES,)),
+        ("parsed", PARSED),
+        ("request", REQUEST),
+    ],
+    align=True,
+)
+STATE_BYTES = STATE.itemsize
+
+
+def allocate(buffer=None):
+    """The row `s` over `buffer` (writable, at least STATE_BYTES), or over memory of its own."""
+    if buffer is None:
+        return np.zeros(1, STATE)[0]
+    view = memoryview(buffer)
+    if view.nbytes < STATE_BYTES or view.readonly:
+        raise errors.ConfigurationError(
+            f"the buffer for TCP's tables has {view.nbytes} bytes"
+            f"{', read-only' if view.readonly else ''}; {STATE_BYTES} writable bytes are needed"
+        )
+    return np.frombuffer(view, STATE, 1)[0]
+
+
+def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: bytes, mss=1460):
+    """Empty every table and set who we are.
+
+    Parameters
+    ----------
+    mac: six bytes.
+    address, gateway: IPv4 in host byte order; gateway 0 where there is none.
+    prefix: bits of the network, 0 to 32.
+    secret: 16 random bytes; sequence numbers, ports and the hash depend on them (RFC 6528).
+    mss: largest payload of a segment, in bytes: the link's MTU less 40.
+    """
+    if len(mac) != 6 or len(secret) != 16:
+        raise errors.ConfigurationError(
+            f"mac has {len(mac)} bytes and secret {len(secret)}; 6 and 16 are needed"
+        )
+    if not (0 <= prefix <= 32 and 0 < address < 1 << 32 and 0 <= gateway < 1 << 32):
+        raise errors.ConfigurationError(
+            f"address {address:#x}/{prefix}, gateway {gateway:#x}: IPv4 and 0 to 32 are allowed"
+        )
+    if not 536 <= mss <= 8960:
+        raise errors.ConfigurationError(f"mss is {mss}; 536 to 8960 bytes are allowed")
+    empty = np.zeros(1, STATE)[0]
+    for name in STATE.names:
+        s[name] = empty[name]
+    control = s["control"]
+    control["address"], control["prefix"], control["gateway"] = address, prefix, gateway
+    control["mac"], control["mss"] = int.from_bytes(mac, "big"), mss
+    control["secret"][:] = np.frombuffer(secret, "<u4")
+    control["next_deadline"] = NEVER
+    s["buckets"][:] = NONE
+    s["deadlines"][:] = NEVER
+    for name, each in (
+        ("connections", CONNECTIONS_PER_QUEUE),
+        ("sends", SENDS_PER_QUEUE),
+        ("pieces", PIECES_PER_QUEUE),
+    ):
+        rows = s[name]
+        link = "hash_next" if name == "connections" else "next"
+        following = np.arange(1, len(rows) + 1)
+        following[each - 1 :: each] = NONE
+        rows[link] = following
+        s["queues"]["free_" + name[:-1]] = np.arange(QUEUES) * each
+    s["queues"]["pending_head"] = s["queues"]["pending_tail"] = NONE
+    s["connections"]["listener"] = NONE
+    s["connections"]["pending_next"] = NONE
+    s["regions"]["queue"] = NONE
+
+
+def connection_rows(s) -> list[dict]:
+    """The live connections, for people to read (addresses as text)."""
+    found = []
+    for index in np.flatnonzero(s["connections"]["state"]):
+        row = s["connections"][index]
+        address = int(row["remote_address"])
+        found.append(
+            {
+                "connection": int(index),
+                "state": states.NAMES[row["state"]],
+                "remote": ".".join(str(address >> at & 255) for at in (24, 16, 8, 0)),
+            }
+            | {
+                name: int(row[name])
+                for name in ("queue", "local_port", "remote_port", "snd_una", "snd_nxt", "snd_end",
+                             "snd_wnd", "cwnd", "ssthresh", "srtt", "rto", "rcv_nxt", "rcv_adv",
+                             "pieces", "sends")
+            }
+        )  # fmt: skip
+    return found

@@ -1,0 +1,85 @@
+"""Deadlines of connections, and the retransmission time-out (RFC 6298).
+
+Each connection has three deadlines: `retransmit_at` (or, with a closed window, the next probe),
+`ack_at` (a delayed ACK) and `state_at` (TIME-WAIT). Their minimum stands in the compact array
+`s["deadlines"]`, and a lower bound of all in `next_deadline`, so a burst with nothing due costs
+one comparison.
+"""
+
+from ..compile import part
+from .tables import MILLISECOND, NEVER, NONE, SECOND
+
+RTO_INITIAL = SECOND
+RTO_AFTER_LOST_SYN = 3 * SECOND
+"""RFC 6298 section 5.7."""
+RTO_MIN = 200 * MILLISECOND
+"""RFC 6298 asks for 1 s; 200 ms, as the common kernels have it, is above every delayed ACK here."""
+RTO_MAX = 60 * SECOND
+CLOCK_GRANULARITY = MILLISECOND
+DELAYED_ACK = 40 * MILLISECOND
+"""RFC 1122 allows 500 ms; what interactive peers expect is 40 ms."""
+TIME_WAIT = 60 * SECOND
+"""Twice a maximum segment lifetime of 30 s."""
+GIVE_UP = 120 * SECOND
+"""R2 of RFC 1122 (at least 100 s): no progress for so long ends a connection."""
+SYN_GIVE_UP = 180 * SECOND
+"""R2 for SYN (RFC 1122 section 4.2.3.5: at least 3 minutes)."""
+SYN_RECEIVED_RETRIES = 5
+
+
+@part
+def update_deadline(s, index):
+    """After a change of any of the three deadlines."""
+    c = s["connections"][index]
+    first = min(c["retransmit_at"], min(c["ack_at"], c["state_at"]))
+    s["deadlines"][index] = first
+    if first < s["control"]["next_deadline"]:
+        s["control"]["next_deadline"] = first
+
+
+@part
+def start_timing(c):
+    """A new connection: no measurement yet."""
+    c["srtt"] = 0
+    c["rttvar"] = 0
+    c["rto"] = RTO_INITIAL
+    c["backoff"] = 0
+    c["timing_seq"] = NONE
+    c["timing_at"] = 0
+    c["retries"] = 0
+
+
+@part
+def measure(c, sample):
+    """RFC 6298 section 2: a round trip took `sample` ns. Ends the backoff (Karn)."""
+    sample = max(sample, 1)
+    if c["srtt"] == 0:
+        c["srtt"] = sample
+        c["rttvar"] = sample // 2
+    else:
+        c["rttvar"] += (abs(c["srtt"] - sample) - c["rttvar"]) // 4
+        c["srtt"] += (sample - c["srtt"]) // 8
+    rto = c["srtt"] + max(CLOCK_GRANULARITY, 4 * c["rttvar"])
+    c["rto"] = min(max(rto, RTO_MIN), RTO_MAX)
+    c["backoff"] = 0
+
+
+@part
+def timeout(c):
+    """The time-out in force, with backoff, in ns."""
+    return min(c["rto"] << min(c["backoff"], 16), RTO_MAX)
+
+
+@part
+def arm_retransmit(s, index, now):
+    """Start the timer anew."""
+    c = s["connections"][index]
+    c["retransmit_at"] = now + timeout(c)
+    update_deadline(s, index)
+
+
+@part
+def stop_retransmit(s, index):
+    c = s["connections"][index]
+    c["retransmit_at"] = NEVER
+    update_deadline(s, index)

@@ -1,0 +1,100 @@
+"""Receive window (R22): what is promised to peers stays within what an application has posted.
+
+The card tells with each record how many buffers the queue has left; times the bytes that a buffer
+has lately held (one-byte segments take a whole buffer each) this is the budget of the
+application. A connection is offered up to half of what is not yet promised, so the busy ones grow
+and an idle one keeps its small first promise. What was promised is never taken back.
+"""
+
+from ..compile import part
+from .tables import QUEUES, REGIONS
+
+WINDOW_MAX = 512 * 1024
+WINDOW_SHIFT = 4
+"""Scale (RFC 7323) of the windows that we send: up to 1 MiB."""
+FIRST_SEGMENTS = 4
+"""The promise of a connection that has not yet received, in segments."""
+POSTED_MAX = 255
+"""The card's count saturates here."""
+
+
+@part
+def on_record(s, queue, posted_left, payload):
+    """A record of `queue` told how many buffers are left, and used one for `payload` bytes."""
+    q = s["queues"][queue]
+    q["posted"] = min(max(posted_left, 0), POSTED_MAX)
+    q["saturated"] = 1 if posted_left >= POSTED_MAX else 0
+    if payload > 0:
+        q["average"] += (payload - q["average"]) // 16
+        q["average"] = max(q["average"], 1)
+
+
+@part
+def on_consumed(s, queue, length):
+    """The application says that it posted the buffers of `length` bytes again (not trusted)."""
+    q = s["queues"][queue]
+    more = min(max(length, 0), WINDOW_MAX) // max(q["average"], 1) + 1
+    q["posted"] = min(q["posted"] + more, min(POSTED_MAX, q["postable"]))
+
+
+@part
+def set_edge(s, c, edge):
+    """The right edge that the peer was told is `edge`; it never moves left."""
+    q = s["queues"][c["queue"]]
+    c["rcv_adv"] = max(c["rcv_adv"], edge)
+    promise = max(c["rcv_adv"] - c["rcv_nxt"], 0)
+    q["promised"] += promise - c["promised"]
+    c["promised"] = promise
+
+
+@part
+def drop_promise(s, c):
+    """The connection receives no more."""
+    q = s["queues"][c["queue"]]
+    q["promised"] -= c["promised"]
+    c["promised"] = 0
+    if c["starved"]:
+        c["starved"] = 0
+        q["starved"] -= 1
+
+
+@part
+def offered_edge(s, c):
+    """The right edge that could be promised now (at least the one promised before)."""
+    q = s["queues"][c["queue"]]
+    mss = s["control"]["mss"]
+    promise = max(c["rcv_adv"] - c["rcv_nxt"], 0)
+    spare = q["posted"] * q["average"] - (q["promised"] - c["promised"] + promise)
+    want = promise + max(spare, 0) // 2
+    if spare < 8 * mss:
+        want = promise + max(spare, 0)  # the last of it whole, or nobody gets a full segment
+    if c["received"] == 0:
+        want = min(want, FIRST_SEGMENTS * mss)
+    # where the card's count saturates there is more than we know of: nobody is locked out
+    if q["saturated"]:
+        want = max(want, mss)
+    want = min(want, WINDOW_MAX)
+    # silly window (RFC 9293 section 3.8.6.2.2): by a segment or not at all
+    if want - promise < mss:
+        return c["rcv_nxt"] + promise
+    return c["rcv_nxt"] + want
+
+
+@part
+def reset_queue(s, queue, posted):
+    """A new application: it is believed to have posted `posted` buffers until a record tells."""
+    q = s["queues"][queue]
+    q["posted"] = min(posted, POSTED_MAX)
+    q["saturated"] = 0
+    q["average"] = s["control"]["mss"]
+
+
+@part
+def count_postable(s):
+    """Buffers that each application can post at all, over its live regions."""
+    for queue in range(QUEUES):
+        s["queues"][queue]["postable"] = 0
+    for region in range(REGIONS):
+        row = s["regions"][region]
+        if row["live"]:
+            s["queues"][row["queue"]]["postable"] += row["postable"]
