@@ -402,7 +402,9 @@ class Server:
         answer = {
             "ok": True,
             "device": read,
-            "tcp": {c.label: int(self._s["counters"][c]) for c in counters.Counter},
+            "tcp": dict(
+                zip((row[0] for row in counters.TABLE), self._s["counters"].tolist(), strict=True)
+            ),
             "queues": {str(q): self._queue_row(q) for q in live},
             "bursts": int(self._io["bursts"]),
             "rules": len(self._rules),

@@ -7,6 +7,7 @@ indices, then the ring of requests, then the ring of events.
 from enum import IntFlag
 
 import numpy as np
+
 from hdsnic import abi
 
 from ..memory import PAGE
