@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from hdsnic.parameters import Parameters
 
 from .errors import BuildError
 from .header import c_header
+from .lint import WAIVED
+from .wrapper import WRAPPER, wrapper
 
 __all__ = ["build_library", "cache_directory", "native_model", "verilator_root", "verilog"]
 
@@ -34,18 +35,18 @@ TOP = "hdsnic"
 STEP_SECONDS = 900
 """Longest time for one tool, and for waiting until another process has built."""
 
-WAIVED = {}
-"""Verilator's rules that the generated Verilog breaks on purpose: rule -> reason."""
-
 VERILATOR_FLAGS = (
     "--cc", "--no-timing", "--noassert", "-O3", "--x-assign", "fast", "--x-initial", "fast",
-    "--output-split", "30000", "--top-module", TOP, "--prefix", f"V{TOP}",
+    "--output-split", "20000", "--output-split-cfuncs", "4000",
+    "--top-module", WRAPPER, "--prefix", f"V{TOP}",
 )  # fmt: skip
 COMPILER_FLAGS = (
     "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-plt", "-Wall", "-Wextra",
 )  # fmt: skip
 GENERATED_FLAGS = ("-w",)
 """For C++ that Verilator wrote: its warnings are not ours to mend."""
+SLOW_FLAGS = ("-w", "-O0")
+"""For what of it runs once, at the start (`__Slow`)."""
 
 Progress = Callable[[str], None]
 
@@ -95,15 +96,14 @@ def build_library(
 ) -> Path:
     """The library for a top-level module `hdsnic` given as Verilog, with the ports of the card."""
     progress = progress or _to_stderr
-    # Amaranth notes the source line of everything; a comment's change must not cause a new build.
-    text = re.sub(r"\(\* src = \"[^\"]*\" \*\)\s*", "", text)
+    text += "\n" + wrapper(parameters)
     header, compiler = c_header(parameters), _compiler()
     flags = VERILATOR_FLAGS + (("--trace",) if waves else ())
     key = _digest(
         text,
         header,
         *(f"{path.name}\0{path.read_text()}" for path in sorted(NATIVE.glob("*.[ch]*"))),
-        " ".join(flags + COMPILER_FLAGS + tuple(WAIVED)),
+        " ".join(flags + COMPILER_FLAGS + GENERATED_FLAGS + SLOW_FLAGS + tuple(WAIVED)),
         importlib.metadata.version("verilator"),
         _output([*compiler, "--version"]),
     )
@@ -147,7 +147,9 @@ def _build(folder, text, header, parameters, flags, compiler, progress):
         waves = "--trace" in flags
         sources = sorted(generated.glob("*.cpp"), key=lambda path: -path.stat().st_size)
         jobs = [(NATIVE / "api.cpp", generated / "api.o", ())]
-        jobs += [(path, path.with_suffix(".o"), GENERATED_FLAGS) for path in sources]
+        for path in sources:
+            more = SLOW_FLAGS if path.stem.endswith("__Slow") else GENERATED_FLAGS
+            jobs.append((path, path.with_suffix(".o"), more))
         jobs += _runtime_jobs(root, waves, compiler)
         include = [f"-I{d}" for d in (generated, NATIVE)]
         # Verilator's own headers are not checked for our warnings.

@@ -32,6 +32,7 @@ _CALLS = {
     "hd_switch_post": (None, [_HANDLE, _U32, _INT]),
     "hd_set_wake": (_INT, [_HANDLE, _U32, _INT]),
     "hd_set_link": (None, [_HANDLE, _INT]),
+    "hd_hold_link": (None, [_HANDLE]),
     "hd_capture": (_INT, [_HANDLE, _INT, _TEXT]),
     "hd_flush": (None, [_HANDLE]),
     "hd_memory": (None, [_HANDLE, _INT, _U32, _U32]),
@@ -152,9 +153,14 @@ class Card:
 
     # -- link, capture, settings -------------------------------------------------------------------
 
-    def set_link(self, fd: int):
-        """The wire; the caller keeps the descriptor open."""
+    def set_link(self, fd: int, hold: bool = False):
+        """The wire; the caller keeps the descriptor open.
+
+        `hold`: frames stay in it until reception is first switched on.
+        """
         self._library.hd_set_link(self._handle, fd)
+        if hold:
+            self._library.hd_hold_link(self._handle)
 
     def capture(self, fd: int, name: str = "hdsnic"):
         """Write every frame of the wire, in both directions, as pcapng to a copy of `fd`."""

@@ -1,4 +1,4 @@
-"""The exceptions of the simulation; each message says what was given, what is allowed, and where."""
+"""The exceptions of the simulation; messages say what was given and what is allowed."""
 
 __all__ = ["BuildError", "DeviceError", "LinkError", "SimulationError"]
 

@@ -111,6 +111,9 @@ class Card {
     return fd < 0 || wakes_[party] >= 0;
   }
 
+  // Leave the link's frames where they are until reception is first switched on.
+  void hold_link() { receiver_.hold(); }
+
 #if VM_TRACE
   void waves(const char* path) {
     context_.traceEverOn(true);
@@ -146,16 +149,12 @@ class Card {
                                      stats.payload_errors, stats.protocol_errors};
 
  private:
-  // One clock cycle. Ports' partners look before the rising edge and drive after it, like
-  // registers; the evaluation at the low clock settles what the card's outputs make of that.
+  // One clock cycle. Before the edge the ports' partners look at the card's outputs and at what
+  // they drive now, and decide what they drive after it: the wrapper around the card has a
+  // register at every input, which takes that over on the edge.
   void cycle() {
     Vhdsnic& m = *model_;
-    m.clk = 0;
-    m.eval();
     const uint64_t now = ++stats.cycles;
-#if VM_TRACE
-    if (trace_) trace_->dump(10 * now);
-#endif
     bool active = header.sample(now);
     active |= payload.sample(now);
     active |= receiver_.sample();
@@ -170,12 +169,6 @@ class Card {
       if (lite_.sample()) end_access();
     }
     if (active) active_ = now;
-
-    m.clk = 1;
-    m.eval();
-#if VM_TRACE
-    if (trace_) trace_->dump(10 * now + 5);
-#endif
     header.drive(now);
     payload.drive(now);
     receiver_.drive();
@@ -185,9 +178,20 @@ class Card {
       irq_ = m.irq;
       if (irq_) interrupt();
     }
+    m.clk = 1;
+    m.eval();
+#if VM_TRACE
+    if (trace_) trace_->dump(10 * now);
+#endif
+    m.clk = 0;  // no logic listens to the falling edge: this only re-arms the rising one
+    m.eval();
+#if VM_TRACE
+    if (trace_) trace_->dump(10 * now + 5);
+#endif
   }
 
   void end_access() {
+    if (lite_.address() == abi::REG_SWITCHES && lite_.good()) receiver_.receive(lite_.value() & 1);
     if (service_ == Service::ASKED) service_ = Service::ANSWERED;
     else pages.end(lite_);
     page_wait_ = 1;  // another page may wait for its turn
@@ -227,7 +231,7 @@ class Card {
   bool block(bool& leave, int& result) {
     pollfd fds[2 + 1 + abi::QUEUES];
     fds[0] = {control_fd_, POLLIN, 0};
-    fds[1] = {link.fd(), POLLIN, 0};
+    fds[1] = {receiver_.held() ? -1 : link.fd(), POLLIN, 0};
     for (unsigned i = 0; i < wakes_.size(); ++i) fds[2 + i] = {wakes_[i], POLLIN, 0};
     if (::poll(fds, 2 + wakes_.size(), -1) < 0 && errno != EINTR) {
       leave = true;

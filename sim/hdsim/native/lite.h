@@ -52,6 +52,7 @@ class Lite {
     top_.s_axil_wstrb = 15;
   }
 
+  uint32_t address() const { return address_; }
   uint32_t value() const { return value_; }
   bool good() const { return good_; }
 

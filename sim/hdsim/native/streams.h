@@ -41,6 +41,13 @@ class Receiver {  // link -> card
     top_.s_axis_rx_tvalid = valid_ = true;
   }
 
+  // Leave the frames in the link until `receive` (the card's own switch) is on.
+  void hold() { held_ = true; }
+  bool held() const { return held_; }
+  void receive(bool on) {
+    if (on) held_ = false;
+  }
+
   // Look at the link at once: something is known to be there.
   void hurry() { wait_ = 0; }
 
@@ -49,7 +56,7 @@ class Receiver {  // link -> card
 
   bool fetch() {
     at_ = 0;
-    length_ = link_.read(frame_, FRAME_ROOM);
+    length_ = held_ ? 0 : link_.read(frame_, FRAME_ROOM);
     if (!length_) {
       wait_ = RETRY_CYCLES;
       return false;
@@ -73,7 +80,7 @@ class Receiver {  // link -> card
   Stats& stats_;
   size_t length_ = 0, at_ = 0;
   unsigned wait_ = 0;
-  bool valid_ = false;
+  bool valid_ = false, held_ = false;
   alignas(64) uint8_t frame_[FRAME_ROOM + 64] = {};
 };
 
