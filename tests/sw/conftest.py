@@ -72,3 +72,13 @@ def scene(tmp_path):
     scene = Scene(tmp_path)
     yield scene
     scene.close()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two cards joined by a cable, a stack on each, for all tests of a module."""
+    scene = Scene(tmp_path_factory.mktemp("pair"))
+    try:
+        yield scene.pair()
+    finally:
+        scene.close()

@@ -511,23 +511,26 @@ class Host:
         self.thread = None
         self.poke, self._poked = socket.socketpair()
 
+    def _step(self):
+        return sum(card.step() for card in self.cards) > 0
+
     def run(self):
         warm()
         looked = 0.0
         while not self.stopping:
-            work = any([card.step() for card in self.cards])
+            work = self._step()
             now = time.monotonic()
             if work and now - looked < 0.001:
                 continue
             looked = now
             for card in self.cards:
                 card.serve()
-            if work or any([card.step() for card in self.cards]):
+            if work or self._step():
                 continue
             for card in self.cards:
                 card.need_wake(1)
             fence()
-            if not any([card.step() for card in self.cards]):
+            if not self._step():
                 ends = [end for card in self.cards for end in card.sockets()]
                 ready, _, _ = select.select([*ends, self._poked], [], [], 0.2)
                 if self._poked in ready:
