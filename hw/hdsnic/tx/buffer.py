@@ -23,9 +23,9 @@ class FrameBuffer(wiring.Component):
 
     Beats and metas are always taken: who sends them has reserved a beat (`left` is 1 for each that
     is free again) and one of FRAMES places (`frame_left`). A frame's beats come out once its meta
-    is there, five cycles after it, a beat a cycle without gaps between frames; the MAC may stall
-    them at any beat. `frame_done` is 1 in the cycle after a frame's last beat was taken, with its length
-    on `frame_bytes`.
+    is there, a beat a cycle without gaps between frames; the MAC may stall them at any beat.
+    `frame_done` is 1 in the cycle after a frame's last beat was taken, with its length on
+    `frame_bytes`.
 
     Parameters: `bus_bytes`, `tx_buffer_bytes`, `frame_bytes_max`.
     """

@@ -30,13 +30,13 @@ class Scheduler(wiring.Component):
 
     A visit is announced on `visit`, goes on to the producer index that was seen at its start, and
     is ended before that where another queue waits and the quota is used up, where `hold` is 1
-    (pause), or where the parser gives up (`abort`). Its length in cells is then put on `close`. The parser
-    makes sure by `claim` (cells from the visit's start) that the descriptor which it has begun is
-    read to its end. It tells by `finish` where the queue goes on. A queue has at most one visit
-    under way, so `visit` and `close` need room for as many entries as there are queues.
+    (pause), or where the parser gives up (`abort`). Its length in cells is then put on `close`.
+    The parser makes sure by `claim` (cells from the visit's start) that the descriptor which it has
+    begun is read to its end. It tells by `finish` where the queue goes on. A queue has at most one
+    visit under way, so `visit` and `close` need room for as many entries as there are queues.
 
     A doorbell takes two cycles; one beyond the ring, or behind the one before it, is ignored. From
-    a doorbell to the first read: five cycles. A visit costs four cycles and two more for each
+    a doorbell to the first read: four cycles. A visit costs four cycles and two more for each
     further KiB. Back-pressure of `request` delays the visit, nothing else.
 
     Parameters: `queues`, `address_bits`.
@@ -80,6 +80,7 @@ class Scheduler(wiring.Component):
         rung = Signal(p.queues)  # a doorbell came since the ring was stored; else producer is 0
         pending = Signal(p.queues)
         busy = Signal(p.queues)  # a visit is under way
+        unserved = Signal(p.queues)  # its last visit left cells unread: it waits even while busy
 
         ring_write = rings.write_port()
         producer_write = producers.write_port()
@@ -109,7 +110,11 @@ class Scheduler(wiring.Component):
         last = Signal(queue_bits(p))
         eligible = Signal(p.queues)
         choice = Signal(queue_bits(p))
-        m.d.comb += eligible.eq(pending & ~busy & enabled & ~self.stopped)
+        waiting = Signal(p.queues)
+        m.d.comb += [
+            eligible.eq(pending & ~busy & enabled & ~self.stopped),
+            waiting.eq(eligible | (unserved & enabled & ~self.stopped)),
+        ]
         with m.Switch(last):
             for k in range(p.queues):
                 with m.Case(k):
@@ -168,6 +173,7 @@ class Scheduler(wiring.Component):
                         last.eq(choice),
                         pending.bit_select(choice, 1).eq(0),
                         busy.bit_select(choice, 1).eq(1),
+                        unserved.bit_select(choice, 1).eq(0),
                     ]
                     m.next = "OPEN"
             with m.State("OPEN"):
@@ -196,10 +202,11 @@ class Scheduler(wiring.Component):
                     m.next = "DECIDE"
             with m.State("DECIDE"):
                 leave = Signal()
-                m.d.comb += leave.eq(self.hold | self.abort | (eligible.any() & (issued >= quota)))
+                m.d.comb += leave.eq(self.hold | self.abort | (waiting.any() & (issued >= quota)))
                 # A claim in this very cycle goes first: the parser has not seen a close.
                 with m.If((rest == 0) | (leave & ~self.claim.valid & (issued >= claimed))):
                     m.d.comb += self.close.valid.eq(1)
+                    m.d.sync += unserved.bit_select(queue, 1).eq(rest != 0)
                     m.next = "PICK"
                 with m.Else():
                     m.next = "READ"
@@ -255,8 +262,9 @@ class Scheduler(wiring.Component):
         with m.If(self.store.valid):
             m.d.sync += [
                 enabled.bit_select(store.queue, 1).eq(store.enable),
-                Cat(table.bit_select(store.queue, 1) for table in (rung, pending, self.stopped)).eq(
-                    0
-                ),
+                Cat(
+                    table.bit_select(store.queue, 1)
+                    for table in (rung, pending, unserved, self.stopped)
+                ).eq(0),
             ]
         return m

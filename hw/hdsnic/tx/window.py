@@ -18,9 +18,9 @@ class Window(wiring.Component):
 
     `words` shows the next max(U, 2) words, U = bus_bytes / 8, of which `level` are there. `take`
     moves the pointer by up to U + 1 words, at most `level`; `errors` says for each of the two
-    beats whether it came with an error response. `align` puts the pointer to the place where the oldest beat begins.
-    `drop` removes the oldest beat; `held` is the number of its words from the pointer on, 0 without
-    a beat, and `whole` says that the pointer stands on its first word.
+    beats whether it came with an error response. `align` puts the pointer to the place where the
+    oldest beat begins. `drop` removes the oldest beat; `held` is the number of its words from the
+    pointer on, 0 without a beat, and `whole` says that the pointer stands on its first word.
 
     One cycle from beat to words; takes a beat a cycle as long as the parser takes U words.
     """

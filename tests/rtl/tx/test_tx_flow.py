@@ -3,9 +3,10 @@
 from itertools import groupby
 
 import pytest
-from hdsnic.abi import TxOutcome
 from transmit_bench import CELL, Bench
 from transmit_frames import mixed, plain, random_bytes, seeded
+
+from hdsnic.abi import TxOutcome
 
 every_width = pytest.mark.parametrize("width", [8, 64])
 
@@ -197,8 +198,8 @@ def test_a_frame_leaves_without_a_gap_once_it_began():
 @pytest.mark.parametrize("width", [8, 64])
 @pytest.mark.parametrize("seed", range(3))
 def test_random_descriptors_hang_nothing_and_read_nothing_that_is_not_granted(width, seed):
-    """Queue 0 is full of random bytes; queue 1's frames must all leave. The bench fails on a payload
-    access outside a region, or one that no descriptor of its owner could have asked for."""
+    """Queue 0 is full of random bytes; queue 1's frames must all leave. The bench fails on a
+    payload access outside a region, or one that no descriptor of its owner could have asked for."""
     bench = Bench(width, seed=seed, pace=1, latency=(2, 20), mac_pace=1)
     bench.region(0, owner=1)
     bench.region(1, owner=2, generation=1)

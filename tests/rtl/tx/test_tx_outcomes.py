@@ -1,9 +1,10 @@
-"""Every TxOutcome: what is refused, that nothing of it is read or sent, and who goes on after it."""
+"""Every TxOutcome: what is refused, that nothing of it is read or sent, and who goes on."""
 
 import pytest
-from hdsnic.abi import TxOutcome
 from transmit_bench import CELL, Bench
 from transmit_frames import Sent, gathered, plain, random_bytes, segment
+
+from hdsnic.abi import TxOutcome
 
 every_width = pytest.mark.parametrize("width", [8, 64])
 

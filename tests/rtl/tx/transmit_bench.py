@@ -8,6 +8,7 @@ from collections import deque
 from random import Random
 
 from amaranth.sim import Simulator
+
 from hdsnic import abi
 from hdsnic.parameters import Parameters
 from hdsnic.tx import Transmit

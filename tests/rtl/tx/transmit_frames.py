@@ -2,11 +2,12 @@
 
 import random
 
-from hdsnic import abi
 from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
+
+from hdsnic import abi
 
 _TAG = {"dst": "02:00:00:00:00:01", "src": "02:00:00:00:00:02"}
 

@@ -1,0 +1,494 @@
+"""The blocks of the transmit path alone: what their docstrings claim, against small models."""
+
+import struct
+from random import Random
+
+import pytest
+from amaranth.sim import Simulator
+from scapy.utils import checksum
+
+from hdsnic.abi import TxOutcome
+from hdsnic.parameters import Parameters
+from hdsnic.tx.buffer import FrameBuffer
+from hdsnic.tx.check import ReferenceCheck
+from hdsnic.tx.checksum import Checksum
+from hdsnic.tx.gather import Gather
+from hdsnic.tx.pieces import PieceQueue
+from hdsnic.tx.scheduler import Scheduler
+from hdsnic.tx.window import Window
+
+every_width = pytest.mark.parametrize("width", [8, 64])
+
+
+def simulate(dut, testbench):
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
+def fields(ctx, view, **values):
+    for name, value in values.items():
+        ctx.set(getattr(view, name), value)
+
+
+def whole(data):
+    return int.from_bytes(data, "little")
+
+
+def beats_of(data, width):
+    return [data[k : k + width] for k in range(0, len(data), width)]
+
+
+# -- window ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [8, 16, 32, 64])
+def test_the_window_shows_the_words_that_were_not_taken_yet(width):
+    p, rng = Parameters(bus_bytes=width), Random(width)
+    dut, unit = Window(p), width // 8
+    words = [rng.getrandbits(64) for _ in range(60 * unit)]
+
+    async def testbench(ctx):
+        beat, at, aligned = 0, 0, False
+        start = rng.randrange(0, unit, 2) if unit > 1 else 0  # a visit begins on a cell
+        beats = dut.beats
+        for _ in range(400):
+            offer = beat < 60 and rng.random() < 0.8
+            ctx.set(beats.valid, offer)
+            if offer:
+                data = sum(w << (64 * k) for k, w in enumerate(words[beat * unit :][:unit]))
+                fields(ctx, beats.payload, data=data, begin=8 * start if beat == 0 else 0)
+                ctx.set(beats.payload.error, beat % 7 == 3)
+            level = ctx.get(dut.level)
+            ctx.set(dut.align, 0)
+            ctx.set(dut.take, 0)
+            if level and not aligned:
+                ctx.set(dut.align, 1)
+                aligned, at = True, start
+            elif level and aligned:
+                shown = ctx.get(dut.words)
+                count = min(level, max(unit, 2))
+                for k in range(count):
+                    assert (shown >> (64 * k)) & (2**64 - 1) == words[at + k]
+                assert ctx.get(dut.held) == unit - at % unit
+                assert ctx.get(dut.whole) == (at % unit == 0)
+                errors = ctx.get(dut.errors)
+                assert errors & 1 == ((at // unit) % 7 == 3)
+                if rng.random() < 0.1:
+                    ctx.set(dut.drop, 1)
+                    at += unit - at % unit
+                else:
+                    take = rng.randint(0, min(level, unit + 1))
+                    ctx.set(dut.take, take)
+                    at += take
+            ready = ctx.get(beats.ready)
+            await ctx.tick()
+            ctx.set(dut.drop, 0)
+            beat += offer and ready
+        assert at == len(words)
+
+    simulate(dut, testbench)
+
+
+# -- references ------------------------------------------------------------------------------------
+
+
+def judge(rows, owner, reference):
+    """The rule of the table, in the order of its outcomes."""
+    row = rows.get(reference["region"])
+    if reference["length"] == 0:
+        return TxOutcome.BAD_DESCRIPTOR
+    if row is None or not row["live"] or row["generation"] != reference["generation"]:
+        return TxOutcome.BAD_REGION
+    if row["owner"] != owner or owner == 0:
+        return TxOutcome.BAD_OWNER
+    if not row["nic_read"]:
+        return TxOutcome.NO_PERMISSION
+    size = row["elements"] << row["log2_element_bytes"]
+    if reference["offset"] + reference["length"] > size:
+        return TxOutcome.OUT_OF_REGION
+    if row["base"] + reference["offset"] + reference["length"] > 1 << 40:
+        return TxOutcome.OUT_OF_REGION
+    return TxOutcome.SENT
+
+
+def test_random_references_are_judged_as_the_table_of_outcomes_says():
+    p, rng = Parameters(bus_bytes=64, frame_bytes_max=1514), Random(3)
+    dut = ReferenceCheck(p)
+    rows = {}
+    for number in range(8):
+        rows[number] = {
+            "live": rng.random() < 0.9,
+            "base": rng.choice([number << 32, (1 << 40) - 4096]),
+            "elements": rng.choice([1, 3, 16, 0xFFFFFF]),
+            "log2_element_bytes": rng.choice([8, 11, 14]),
+            "owner": rng.choice([0, 1, 1, 1, 1, 2]),
+            "generation": rng.choice([1, 1, 1, 255]),
+            "nic_read": rng.random() < 0.9,
+        }
+    rows[7].update(live=1, owner=1, generation=1, nic_read=0)
+    owners = [1, 2, 0, 1]
+    jobs, pieces, refunds = [], [], 0
+    wanted_jobs, wanted_pieces = [], []
+
+    async def testbench(ctx):
+        nonlocal refunds
+        region, owed = 0, 0
+
+        async def cycle():
+            nonlocal region, refunds
+            _, _, job_valid, job, valid, piece, index, refund = await ctx.tick().sample(
+                dut.jobs.valid, dut.jobs.payload, dut.pieces.valid & dut.pieces.ready,
+                dut.pieces.payload, dut.region.index, dut.refund,
+            )  # fmt: skip
+            row = rows.get(index, {})
+            for name in dut.region.row.shape().members:
+                ctx.set(getattr(dut.region.row, name), row.get(name, 0))
+            refunds += refund
+            if job_valid:
+                jobs.append((job.queue, job.verdict, job.beats))
+            if valid:
+                pieces.append((piece.address, piece.length))
+            ctx.set(dut.pieces.ready, rng.random() < 0.7)
+            ctx.set(dut.items.valid, 0)
+
+        for queue, owner in enumerate(owners):
+            ctx.set(dut.owner_store.valid, 1)
+            fields(ctx, dut.owner_store.payload, queue=queue, owner=owner)
+            await cycle()
+        ctx.set(dut.owner_store.valid, 0)
+        for _ in range(300):
+            queue, header = rng.randrange(4), rng.randrange(14, 300)
+            preset = rng.choice([0, 0, 0, 0, int(TxOutcome.PORT_ERROR)])
+            verdict, total, good = 0, header, []
+            count = rng.choice([0, 1, 1, 1, 2, 5])
+            while not ctx.get(dut.room):
+                await cycle()
+            for k in range(max(count, 1)):
+                number = rng.choice([*range(8), 0, 0, 77])
+                size = rows.get(number, rows[0])
+                size = min(size["elements"] << size["log2_element_bytes"], 0xFFFFFFFF)
+                length = rng.choice([0, 1, 50, 200, 300, 600])
+                offset = rng.choice([0, 8, size - length, size - length + 1, 0xFFFFFFFF])
+                offset = max(0, min(offset, 0xFFFFFFFF))
+                reference = {"region": number, "generation": 1, "offset": offset, "length": length}
+                if count:
+                    verdict = verdict or int(judge(rows, owners[queue], reference))
+                    total += length
+                    row = rows.get(number, {"base": 0})
+                    good.append((row["base"] + offset, length))
+                finish = k == max(count, 1) - 1
+                item = dut.items.payload
+                ctx.set(dut.items.valid, 1)
+                fields(ctx, item.reference, **reference)
+                fields(ctx, item, has_reference=count > 0, finish=finish, header_length=header)
+                fields(ctx, item.job, queue=queue, verdict=preset if finish else 0, beats=24)
+                await cycle()
+            verdict = preset or verdict or (total > 1514 and int(TxOutcome.BAD_DESCRIPTOR)) or 0
+            beats = -(-total // 64)
+            wanted_jobs.append((queue, verdict, beats))
+            owed += 24 if verdict else 24 - beats
+            if not verdict:
+                wanted_pieces.extend(good)
+            for _ in range(rng.randint(1, 4)):
+                await cycle()
+        for _ in range(600):
+            await cycle()
+        assert refunds == owed
+
+    simulate(dut, testbench)
+    assert [job[:2] for job in jobs] == [job[:2] for job in wanted_jobs]
+    assert all(a[2] == b[2] for a, b in zip(jobs, wanted_jobs, strict=True) if not a[1])
+    assert pieces == wanted_pieces
+    assert {verdict for _, verdict, _ in jobs} == set(range(7))
+
+
+def test_pieces_come_out_after_their_commit_and_never_after_a_rollback():
+    dut = PieceQueue(Parameters(references_max=4))
+
+    async def testbench(ctx):
+        out = []
+        ctx.set(dut.pieces.ready, 1)
+
+        async def cycle(push=None, commit=0, rollback=0):
+            ctx.set(dut.push.valid, push is not None)
+            ctx.set(dut.push.payload.length, push or 0)
+            ctx.set(dut.commit, commit)
+            ctx.set(dut.rollback, rollback)
+            _, _, valid, length = await ctx.tick().sample(
+                dut.pieces.valid & dut.pieces.ready, dut.pieces.payload.length
+            )
+            if valid:
+                out.append(length)
+
+        for k in (1, 2, 3):
+            await cycle(push=k)
+        for _ in range(5):
+            await cycle()
+        assert out == []
+        await cycle(rollback=1)
+        await cycle(push=4)
+        await cycle(push=5)
+        await cycle(commit=1)
+        assert not ctx.get(dut.pieces.valid)
+        await cycle()
+        assert ctx.get(dut.pieces.valid)  # two cycles after the commit
+        await cycle(push=6)
+        await cycle()
+        assert out == [4, 5]
+        ctx.set(dut.pieces.ready, 0)
+        while ctx.get(dut.room):
+            await cycle(push=7)
+        await cycle(rollback=1)
+        assert ctx.get(dut.room)
+
+    simulate(dut, testbench)
+
+
+# -- gather, checksum, buffer ----------------------------------------------------------------------
+
+
+@every_width
+def test_the_gather_packs_beats_and_drops_the_headers_of_refused_jobs(width):
+    p, rng = Parameters(bus_bytes=width), Random(width)
+    dut = Gather(p)
+    jobs, header_beats, payload_beats, wanted, verdicts = [], [], [], [], []
+    for _ in range(60):
+        verdict = rng.choice([0, 0, 0, 2])
+        header = bytes(rng.getrandbits(8) for _ in range(rng.randint(1, 2 * width + 3)))
+        has_header = verdict == 0 or rng.random() < 0.5
+        if has_header:
+            parts = beats_of(header, width)
+            header_beats += [
+                {"data": whole(part), "count": len(part), "last": k == len(parts) - 1, "error": 0}
+                for k, part in enumerate(parts)
+            ]
+        frame, failed, references = header, False, rng.choice([0, 1, 2, 3])
+        for _ in range(0 if verdict else references):
+            begin, length = rng.randrange(width), rng.randint(1, 2 * width)
+            data = bytes(rng.getrandbits(8) for _ in range(length))
+            frame += data
+            cut = beats_of(bytes([0xEE] * begin) + data, width)
+            for k, part in enumerate(cut):
+                error = rng.random() < 0.03
+                failed |= error
+                payload_beats.append(
+                    {
+                        "data": whole(part.ljust(width, b"\xee")),
+                        "begin": 0 if k else begin,
+                        "end": len(part),
+                        "last": k == len(cut) - 1,
+                        "error": error,
+                    }
+                )
+        jobs.append({"verdict": verdict, "references": references, "header": has_header})
+        verdicts.append(verdict or (6 if failed else 0))
+        if not verdict:
+            wanted.append((frame, not failed))
+
+    async def testbench(ctx):
+        frames, retired, frame = [], [], b""
+        sources = [(dut.jobs, jobs), (dut.header, header_beats), (dut.payload, payload_beats)]
+        while len(retired) < len(verdicts):
+            for stream, rest in sources:
+                held = ctx.get(stream.valid) and not stream_taken.get(id(stream))
+                valid = bool(rest) and (held or rng.random() < 0.8)
+                ctx.set(stream.valid, valid)
+                if valid:
+                    fields(ctx, stream.payload, **rest[0])
+            taken = [ctx.get(stream.valid & stream.ready) for stream, _ in sources]
+            _, _, valid, beat, retire, verdict = await ctx.tick().sample(
+                dut.beats.valid, dut.beats.payload, dut.retire.valid, dut.retire.payload.verdict
+            )
+            for took, (stream, rest) in zip(taken, sources, strict=True):
+                stream_taken[id(stream)] = took
+                if took:
+                    rest.pop(0)
+            if valid:
+                frame += beat.data.to_bytes(width, "little")[: beat.count]
+                if beat.last:
+                    frames.append((frame, bool(beat.good)))
+                    frame = b""
+            if retire:
+                retired.append(verdict)
+        assert frames == wanted
+        assert retired == verdicts
+
+    stream_taken = {}
+    simulate(dut, testbench)
+
+
+@every_width
+def test_sums_are_those_of_scapy_for_any_bytes_seven_cycles_after_the_last_beat(width):
+    p, rng = Parameters(bus_bytes=width), Random(width)
+    dut = Checksum(p)
+    frames = []
+    for k in range(40):
+        l3 = rng.randrange(0, 40, 2)
+        ihl = rng.randint(5, 15)
+        l4 = l3 + 4 * ihl
+        size = l4 + rng.randint(20, 300)
+        data = bytearray(rng.choice([0, 255, rng.getrandbits(8)]) for _ in range(size))
+        data[l3] = 0x40 | ihl
+        header = bytes(data[l3 : l3 + 10]) + b"\0\0" + bytes(data[l3 + 12 : l4])
+        frames.append((bytes(data), l3, l4, checksum(header), checksum(bytes(data[l4:])), k % 2))
+
+    async def testbench(ctx):
+        got, ends, cycle = [], [], 0
+
+        async def step():
+            nonlocal cycle
+            _, _, valid, meta = await ctx.tick().sample(dut.meta.valid, dut.meta.payload)
+            cycle += 1
+            if valid:
+                got.append((meta, cycle))
+
+        for data, l3, l4, *_, udp in frames:
+            parts = beats_of(data, width)
+            for k, part in enumerate(parts):
+                ctx.set(dut.beats.valid, 1)
+                last = k == len(parts) - 1
+                beat = dut.beats.payload
+                fields(ctx, beat, data=whole(part), count=len(part), last=last, good=1)
+                fields(ctx, beat, l3_offset=l3, l4_offset=l4, ipv4_checksum=1)
+                fields(ctx, beat, tcp_checksum=1 - udp, udp_checksum=udp)
+                await step()
+                ctx.set(dut.beats.valid, 0)
+                while rng.random() < 0.2:
+                    await step()
+                if last:
+                    ends.append(cycle)
+            # A bad frame between leaves no trace.
+            ctx.set(dut.beats.valid, rng.random() < 0.3)
+            fields(ctx, dut.beats.payload, data=rng.getrandbits(60), last=1, good=0, count=width)
+            await step()
+            ctx.set(dut.beats.valid, 0)
+        for _ in range(10):
+            await step()
+        assert len(got) == len(frames)
+        for (meta, _), (data, l3, l4, l3_sum, l4_sum, udp) in zip(got, frames, strict=True):
+            assert meta.l3_at == l3 + 10
+            assert meta.l4_at == l4 + (6 if udp else 16)
+            assert meta.l3_checksum == struct.unpack("<H", struct.pack(">H", l3_sum))[0]
+            if udp and l4_sum == 0:
+                l4_sum = 0xFFFF
+            assert meta.l4_checksum == struct.unpack("<H", struct.pack(">H", l4_sum))[0]
+            assert meta.last_beat * width + meta.count == len(data)
+
+    simulate(dut, testbench)
+
+
+def test_meta_follows_the_last_beat_by_seven_cycles():
+    dut = Checksum(Parameters(bus_bytes=64))
+
+    async def testbench(ctx):
+        ctx.set(dut.beats.valid, 1)
+        fields(ctx, dut.beats.payload, count=60, last=1, good=1)
+        await ctx.tick()
+        ctx.set(dut.beats.valid, 0)
+        cycles = 1
+        while not ctx.get(dut.meta.valid):
+            await ctx.tick()
+            cycles += 1
+            assert cycles < 20
+        assert cycles == 7
+
+    simulate(dut, testbench)
+
+
+@every_width
+def test_the_buffer_inserts_checksums_forgets_bad_frames_and_gives_back_their_room(width):
+    p, rng = Parameters(bus_bytes=width, tx_buffer_bytes=16384), Random(width)
+    dut = FrameBuffer(p)
+
+    async def testbench(ctx):
+        wanted, got, frame = [], [], b""
+        left = frames_left = 0
+
+        async def step():
+            nonlocal left, frames_left, frame
+            ctx.set(dut.mac.ready, rng.random() < 0.7)
+            _, _, valid, beat, beat_left, frame_left = await ctx.tick().sample(
+                dut.mac.valid & dut.mac.ready, dut.mac.payload, dut.left, dut.frame_left
+            )
+            left += beat_left
+            frames_left += frame_left
+            if valid:
+                frame += beat.data.to_bytes(width, "little")[: beat.count]
+                if beat.last:
+                    got.append(frame)
+                    frame = b""
+
+        sent = 0
+        for _ in range(150):
+            data = bytearray(rng.getrandbits(8) for _ in range(rng.randint(60, 300)))
+            good = rng.random() < 0.7
+            parts = beats_of(data, width)
+            for k, part in enumerate(parts):
+                ctx.set(dut.beats.valid, 1)
+                last = k == len(parts) - 1
+                fields(ctx, dut.beats.payload, data=whole(part), last=last, good=good)
+                await step()
+            ctx.set(dut.beats.valid, 0)
+            if good:
+                sent += len(parts)
+                l3_at, l4_at = 24, 2 * rng.randrange(13, 29)
+                sums = rng.getrandbits(16), rng.getrandbits(16)
+                switches = rng.getrandbits(1), rng.getrandbits(1)
+                ctx.set(dut.meta.valid, 1)
+                fields(
+                    ctx, dut.meta.payload, last_beat=len(parts) - 1, count=len(parts[-1]),
+                    l3=switches[0], l3_at=l3_at, l3_checksum=sums[0],
+                    l4=switches[1], l4_at=l4_at, l4_checksum=sums[1],
+                )  # fmt: skip
+                await step()
+                ctx.set(dut.meta.valid, 0)
+                for switch, at, total in zip(switches, (l3_at, l4_at), sums, strict=True):
+                    if switch:
+                        data[at : at + 2] = total.to_bytes(2, "little")
+                wanted.append(bytes(data))
+            while sent - left > 64:
+                await step()
+        for _ in range(1000):
+            await step()
+        assert got == wanted
+        assert (left, frames_left) == (sent, len(wanted))
+
+    simulate(dut, testbench)
+
+
+# -- scheduler -------------------------------------------------------------------------------------
+
+
+def test_the_first_read_follows_a_doorbell_by_four_cycles_and_ends_on_a_kib():
+    dut = Scheduler(Parameters())
+
+    async def testbench(ctx):
+        ctx.set(dut.store.valid, 1)
+        fields(ctx, dut.store.payload, queue=2, enable=1, base=0x40000, log2_bytes=14)
+        await ctx.tick()
+        ctx.set(dut.store.valid, 0)
+        await ctx.tick()
+        ctx.set(dut.visit.ready, 1)
+        ctx.set(dut.request.ready, 1)
+        ctx.set(dut.close.ready, 1)
+        ctx.set(dut.doorbell.valid, 1)
+        fields(ctx, dut.doorbell.payload, queue=2, index=150)
+        reads, cycles = [], 0
+        while len(reads) < 3:
+            if ctx.get(dut.request.valid):
+                request = ctx.get(dut.request.payload)
+                reads.append((cycles, request.address, request.length))
+                assert request.wrap_log2 == 14
+            await ctx.tick()
+            ctx.set(dut.doorbell.valid, 0)
+            cycles += 1
+            assert cycles < 40
+        assert reads == [
+            (4, 0x40000, 1024),
+            (6, 0x40400, 1024),
+            (8, 0x40800, (150 - 128) * 16),
+        ]
+
+    simulate(dut, testbench)
