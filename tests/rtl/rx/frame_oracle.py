@@ -5,11 +5,12 @@ Dissection and checksums are scapy's; the order of the checks is that of `Verify
 
 import socket
 
-from hdsnic.abi import RxOutcome
 from ingress_bench import OWN_IPV4, OWN_IPV6, OWN_MAC, PORT, QUEUE
 from scapy.layers.inet import IP, TCP, UDP, in4_chksum
 from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.utils import checksum
+
+from hdsnic.abi import RxOutcome
 
 EXTENSIONS = {0, 43, 50, 51, 60, 135, 139, 140, 253, 254}
 FRAME_BYTES_MAX = 9018

@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, field
 
 from amaranth.sim import Simulator
+
 from hdsnic.abi import RxOutcome
 from hdsnic.interfaces import SteeredFrame
 from hdsnic.parameters import Parameters

@@ -4,8 +4,9 @@ import random
 
 import pytest
 from frames import tcp
-from hdsnic.abi import RxOutcome
 from ingress_bench import Sent, run, small
+
+from hdsnic.abi import RxOutcome
 
 rx = RxOutcome
 

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 from frames import ethernet, network, pad, payload_of, transport
-from hdsnic.abi import RxOutcome
 from ingress_bench import QUEUE, run, small
 from scapy.packet import Raw
+
+from hdsnic.abi import RxOutcome
 
 WIDTHS = (8, 64)
 SIZES = (0, 1, 6, 7, 8, 64, 65, 700)

@@ -2,8 +2,6 @@
 
 import pytest
 from frames import edit, ethernet, ip_sum, network, pad, payload_of, refresh, tcp, transport, udp
-from hdsnic.abi import RxOutcome
-from hdsnic.rx.verify import HEADER_BYTES_MAX
 from ingress_bench import QUEUE, Listener, Sent, Setting, run, small
 from scapy.layers.inet6 import (
     IPv6ExtHdrDestOpt,
@@ -13,6 +11,9 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
+
+from hdsnic.abi import RxOutcome
+from hdsnic.rx.verify import HEADER_BYTES_MAX
 
 WIDTHS = (8, 16, 32, 64)
 OTHER_MAC = "02:aa:bb:cc:dd:ee"

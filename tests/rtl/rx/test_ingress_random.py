@@ -5,9 +5,10 @@ import random
 import pytest
 from frame_oracle import expected
 from frames import edit, ethernet, ip_offset, network, pad, payload_of, refresh, transport
-from hdsnic.abi import RxOutcome
 from ingress_bench import Sent, run, small
 from scapy.packet import Raw
+
+from hdsnic.abi import RxOutcome
 
 
 def random_frame(chance):

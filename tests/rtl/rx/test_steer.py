@@ -4,9 +4,10 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
+from ingress_bench import Listener, small, store_address, store_listener
+
 from hdsnic.abi import RxOutcome
 from hdsnic.rx.steer import Steer
-from ingress_bench import Listener, small, store_address, store_listener
 
 OWN = bytes([10, 77, 0, 2])
 LATENCY = 6
