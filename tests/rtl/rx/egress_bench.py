@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from amaranth.hdl import Cat, Elaboratable, Module, Signal, Value
 from amaranth.sim import Simulator
+
 from hdsnic import abi
 from hdsnic.abi import PostOutcome, RxOutcome
 from hdsnic.parameters import Parameters

@@ -8,6 +8,7 @@ from amaranth.hdl import Elaboratable, Module, Value
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 from egress_bench import pack, parameters, unpack
+
 from hdsnic import abi
 from hdsnic.abi import PostOutcome, RxOutcome
 from hdsnic.rx.commit import Commit
@@ -20,7 +21,7 @@ every_width = pytest.mark.parametrize("width", [8, 16, 32, 64])
 
 
 def simulate(dut, *scenarios, feeds=(), limit=30_000):
-    """Runs coroutines until all `scenarios` end; `feeds` run beside; `limit` cycles are a failure."""
+    """Runs coroutines until all `scenarios` end, `feeds` beside; at most `limit` cycles."""
 
     async def bounded(ctx):
         for _ in range(limit):

@@ -4,6 +4,7 @@ import random
 
 import pytest
 from egress_bench import ROUGH, Bench, Traffic, split_frame
+
 from hdsnic import abi
 from hdsnic.abi import PostOutcome, RxOutcome
 
@@ -81,6 +82,26 @@ def test_registering_a_region_anew_discards_its_handles_and_keeps_the_others_in_
     assert order == [(0, 1), (2, 3), (0, 5), (2, 6), (1, 2), (1, 4)]
     assert b.outcomes == {RxOutcome.SPLIT: 6, RxOutcome.NO_BUFFER: 1}
     assert b.post_outcomes[1, PostOutcome.DOUBLE_POST] == 0
+
+
+@wide_and_narrow
+def test_a_region_is_swept_only_after_its_frames_in_flight(width):
+    async def scenario(b):
+        await b.usual(posts=4)
+        await b.step(60)
+        b.payload.stalled = True
+        b.send(split_frame(b.rng, 1, 30))
+        await b.step(60)
+        b.clearing = 0
+        await b.step(300)
+        assert b.clearing is None and b.out["busy"] and b.completed == 0
+        b.payload.stalled = False
+        await b.finish()
+        await b.until(lambda: not b.out["busy"])
+
+    b = Bench(width).run(scenario)
+    assert b.post_outcomes[1, PostOutcome.FLUSHED] == 3
+    b.check()
 
 
 @wide_and_narrow
@@ -170,14 +191,21 @@ def test_doorbells_beyond_the_ring_or_backwards_are_ignored(width):
         b.ring_posts(3, 1)  # a queue without a post ring
         await b.step(100)
         assert sum(length for _, length in b.posts.reads) == 4 * 8
-        b.post(1, [(0, 4)])
-        await b.step(100)
+        # Backwards, but not below what was read: seen only while cells wait.
+        b.pause = 1
+        b.post(1, [(0, k) for k in (4, 5, 6)])
+        b.ring_posts(1, 5)
+        await b.step(10)
+        b.pause = 0
+        b.send(*(split_frame(b.rng, 1, 10) for _ in range(4)))  # make room for the reads
+        await b.step(200)
 
     b = Bench(width).run(scenario)
     assert b.post_outcomes == {
-        (1, PostOutcome.ACCEPTED): 5, (1, PostOutcome.BAD_DOORBELL): 4,
+        (1, PostOutcome.ACCEPTED): 7,
+        (1, PostOutcome.BAD_DOORBELL): 5,
         (3, PostOutcome.BAD_DOORBELL): 1,
-    }  # fmt: skip
+    }
 
 
 @wide_and_narrow

@@ -2,6 +2,7 @@
 
 import pytest
 from egress_bench import ROUGH, Bench, Traffic, split_frame, whole_frame
+
 from hdsnic.abi import PostOutcome, RxOutcome
 
 wide_and_narrow = pytest.mark.parametrize("width", [8, 64])
