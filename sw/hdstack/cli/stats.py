@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from hdsnic import abi
 from rich.table import Table
+
+from hdsnic import abi
 
 from .common import console, format_count
 

@@ -27,6 +27,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24
@@ -67,13 +68,14 @@ def _unshare(user: bool) -> None:
         raise _Refused(f"the user namespace's {name}: {error.strerror}") from None
 
 
-def _ip(*words: str) -> None:
+def _ip(*words: str) -> str:
     try:
         done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20)
     except FileNotFoundError:
         raise _Refused("the program `ip` is missing (apt install iproute2)") from None
     if done.returncode:
         raise _Refused(f"ip {' '.join(words)}: {done.stderr.strip() or 'failed'}")
+    return done.stdout
 
 
 def open_tap(name: str) -> int:
@@ -120,6 +122,15 @@ def _veth() -> int:
     return packet.detach()
 
 
+def _await_carrier(interface: str) -> None:
+    """A veth drops what is sent until the kernel has noticed, within a second, that both are up."""
+    deadline = time.monotonic() + 5
+    while _ip("-br", "link", "show", "dev", interface).split()[1] != "UP":
+        if time.monotonic() > deadline:
+            raise _Refused(f"{interface} has no carrier")
+        time.sleep(0.01)
+
+
 def _no_ipv6(interface: str) -> None:
     # only to keep router solicitations out of the demo's table, so a refusal does no harm
     with (
@@ -130,11 +141,13 @@ def _no_ipv6(interface: str) -> None:
 
 
 def _drop_capabilities() -> None:
-    """For good: not even a set-user-id program started from here gets one back."""
-    for capability in range(64):
-        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    """For good: the bounding set is empty too, so no program started from here gets one back."""
     header = struct.pack("Ii", 0x20080522, 0)
     _call(_libc.capset(header, bytes(24)), "dropping the capabilities")
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith(("CapEff:", "CapPrm:", "CapBnd:")) and int(line.split()[1], 16):
+                raise _Refused(f"dropping the capabilities: still {line.strip()}")
 
 
 def set_up(link: str, address: str, user: bool, uid: int | None) -> int:
@@ -145,6 +158,11 @@ def set_up(link: str, address: str, user: bool, uid: int | None) -> int:
     _ip("address", "add", address, "dev", INTERFACE)
     _ip("link", "set", "lo", "up")
     _ip("link", "set", INTERFACE, "mtu", "1500", "up")
+    if link == "veth":
+        _await_carrier(INTERFACE)
+        _await_carrier(FAR_END)
+    for capability in range(64):  # while there is still the one that allows it
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)

@@ -2,9 +2,10 @@
 
 from dataclasses import asdict, dataclass, field
 
-from hdsnic import abi
 from rich.console import Console, Group
 from rich.table import Table
+
+from hdsnic import abi
 
 from ..common import format_bytes, format_count
 
