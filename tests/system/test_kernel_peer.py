@@ -87,11 +87,9 @@ def test_nobody_listens_on_another_port_and_the_kernel_is_told_at_once(kernel, a
 
 
 def test_each_process_sees_only_what_is_its_own(applications):
-    told = applications.maps()
-    rows = describe_memory({name: answer["maps"] for name, answer in told.items()})
-    assert judge_memory(rows, ["A", "B"]) == []
+    assert judge_memory(describe_memory(applications.maps()), ["A", "B"]) == []
     if os.geteuid() == 0:
-        uids = [answer["uid"] for answer in told.values()]
+        uids = list(applications.uids().values())
         assert len(set(uids)) == len(uids) and 0 not in uids
 
 

@@ -63,12 +63,15 @@ def demo(
 def device(
     link: Annotated[
         str,
-        typer.Option(help="tap:NAME, packet:INTERFACE, or fd:NUMBER of an open one."),
+        typer.Option(help="tap:NAME, packet:INTERFACE, pcap:FILE to replay one, fd:NUMBER, none."),
     ],
     run: RunDirectory,
     bus_bytes: BusBytes = 64,
     capture: Annotated[Path | None, typer.Option(help="Record all frames in this pcapng.")] = None,
     uid: Uid = None,
+    stack_uid: Annotated[
+        int | None, typer.Option(help="The only user who may be the stack.")
+    ] = None,
     ready_fd: ReadyFd = None,
     parent_pid: ParentPid = None,
 ):
@@ -78,7 +81,7 @@ def device(
     """
     from .processes import run_device
 
-    run_device(run, link, bus_bytes, capture, uid, ready_fd, parent_pid)
+    run_device(run, link, bus_bytes, capture, uid, stack_uid, ready_fd, parent_pid)
 
 
 @app.command()

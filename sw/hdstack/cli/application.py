@@ -34,7 +34,7 @@ class Control:
         self._socket.setblocking(False)
         self._answers = {
             "stats": lambda: {"stats": stats()},
-            "maps": lambda: {"maps": maps(), "uid": os.getuid(), "pid": os.getpid()},
+            "maps": lambda: {"maps": maps()},
         }
         asyncio.get_running_loop().add_reader(self._socket, self._serve)
 

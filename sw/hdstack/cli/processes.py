@@ -1,9 +1,7 @@
 """`hdsnic device` and `hdsnic stack`: the two processes below every application."""
 
 import ipaddress
-import os
 import re
-import socket
 from pathlib import Path
 
 from .common import make_run_directory, say
@@ -12,47 +10,13 @@ from .errors import CommandError
 __all__ = ["run_device", "run_stack"]
 
 
-def _socket_by_name(name: str) -> int:
-    """A packet socket on an interface, for `--link packet:NAME`."""
-    try:
-        packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        packet.bind((name, 3))
-    except PermissionError:
-        raise CommandError(f"a packet socket on {name} needs root (CAP_NET_RAW)") from None
-    except OSError as error:
-        raise CommandError(f"a packet socket on {name!r}: {error.strerror}") from None
-    return packet.detach()
-
-
-def _tap_by_name(name: str) -> int:
-    from .demo.namespace import open_tap
-
-    try:
-        return open_tap(name)
-    except OSError as error:
-        raise CommandError(f"TAP {name!r}: {error.strerror} ({error.filename})") from None
-
-
-def open_link(link: str) -> int:
-    """The descriptor that carries the card's frames, one a read or write."""
-    kind, _, name = link.partition(":")
-    if kind == "fd" and name.isdigit():
-        try:
-            os.fstat(int(name))
-        except OSError:
-            raise CommandError(f"--link {link}: no such descriptor is open") from None
-        return int(name)
-    if kind in ("tap", "packet") and re.fullmatch(r"[^\s/]{1,15}", name):
-        return _tap_by_name(name) if kind == "tap" else _socket_by_name(name)
-    raise CommandError(f"--link is {link!r}; it must be tap:NAME, packet:INTERFACE or fd:NUMBER")
-
-
 def run_device(
     run_directory: Path,
     link: str,
     bus_bytes: int,
     capture: Path | None,
     uid: int | None,
+    stack_uid: int | None,
     ready_fd: int | None,
     parent_pid: int | None,
 ) -> None:
@@ -60,13 +24,12 @@ def run_device(
     from hdsnic.parameters import Parameters
 
     parameters = Parameters(bus_bytes=bus_bytes)
-    wire = open_link(link)
-    make_run_directory(run_directory)
     from hdsim import device
 
+    make_run_directory(run_directory)
     device.main(
-        run_directory, wire, parameters, capture=capture, uid=uid, ready_fd=ready_fd,
-        parent_pid=parent_pid,
+        run_directory, link, parameters, capture=capture, uid=uid, stack_uid=stack_uid,
+        ready_fd=ready_fd, parent_pid=parent_pid,
     )  # fmt: skip
 
 

@@ -85,5 +85,6 @@ def show_stats(run_directory: Path, as_json: bool, everything: bool) -> None:
     simulation = _table("Simulation", "counter", "count")
     for name, count in figures["simulation"].items():
         if count or everything:
-            simulation.add_row(name, format_count(count))
+            text = format_count(count) if isinstance(count, int) else str(count)
+            simulation.add_row(name, text)
     console.print(simulation)

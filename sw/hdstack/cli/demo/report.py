@@ -136,6 +136,7 @@ def judge_card(name: str, harness: dict, counters: dict) -> list[str]:
     ):
         if harness.get(what):
             problems.append(f"{name}: {harness[what]} {meaning}")
+    problems += [f"{name}: stuck: {what}" for what in harness.get("stuck", [])]
     frames, outcomes = counters["port"]["rx_frames"], _outcomes(counters)
     if frames != outcomes:
         problems.append(f"{name}: {frames} frames came, {outcomes} were accounted for")

@@ -7,6 +7,7 @@ exception, the death of this process) ends every child. Tests of the whole syste
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -139,6 +140,8 @@ class Scene:
         arguments += ["--bus-bytes", bus_bytes]
         if capture is not None:
             arguments += ["--capture", capture]
+        if (uid := self.uid("stack")) is not None:
+            arguments += ["--stack-uid", uid]
         return self._start("device", arguments, [link_fd])
 
     def start_stack(self, address: str, mac: str) -> Child:
@@ -198,10 +201,18 @@ class Scene:
             return service.observe(self.run, operation)
         return self.children[name].ask(operation)
 
-    def maps(self) -> dict[str, dict]:
-        """What each process finds in its own memory map: "maps", a list of memfds with name,
-        inode, permissions, bytes; and "uid", the user that it is."""
-        return {name: self.observe(name, "maps") for name in self.children}
+    def maps(self) -> dict[str, list]:
+        """What each process finds in its own memory map: memfds with name, inode, permissions,
+        bytes."""
+        return {name: self.observe(name, "maps")["maps"] for name in self.children}
+
+    def uids(self) -> dict[str, int]:
+        """The user of each process, by the kernel's word."""
+        found = {}
+        for name, child in self.children.items():
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            found[name] = int(re.search(r"^Uid:\t(\d+)", status, re.MULTILINE).group(1))
+        return found
 
     # -- ending ------------------------------------------------------------------------------------
 

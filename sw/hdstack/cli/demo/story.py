@@ -128,10 +128,9 @@ def _gather(figures: report.Figures, scene: Scene, title: str) -> None:
 
 def _look_at_memory(figures: report.Figures, scene: Scene) -> None:
     """While traffic flows: who maps what, and as whom."""
-    told = scene.maps()
-    figures.memory = report.describe_memory({name: t["maps"] for name, t in told.items()})
+    figures.memory = report.describe_memory(scene.maps())
     figures.problems += report.judge_memory(figures.memory, ["A", "B"])
-    uids = {name: t["uid"] for name, t in told.items()}
+    uids = scene.uids()
     if os.geteuid() == 0 and len({0, *uids.values()}) != len(uids) + 1:
         figures.problems.append(f"the processes do not run as users of their own: {uids}")
 
@@ -192,11 +191,10 @@ def _with_kernel(figures, peer: KernelPeer, size: int, capture: Path, bus_bytes:
 
 
 def _with_wire(figures, why: str, size: int, capture: Path, bus_bytes: int) -> None:
+    from hdsim.links import wire_pair
+
     figures.peer = f"a second simulated card and stack over a wire pair ({why})"
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (here, there):
-        end.setblocking(False)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    here, there = (socket.socket(fileno=end) for end in wire_pair())
     with (
         here,
         there,
