@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 
 import numpy as np
+
 from hdsnic import abi
 
 from .. import memory

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
 from hdsnic import abi
 
 from .. import memory

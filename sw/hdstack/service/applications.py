@@ -70,6 +70,8 @@ class Applications:
         self._card, self._rules, self._s, self._io = card, rules, s, io
         self._channels, self._detaching = channels, detaching
         self.by_queue: dict[int, Application] = {}
+        self.used = {0}
+        """Queues that were ever on: their counters tell of those that left, too."""
 
     # -- queues ------------------------------------------------------------------------------
 
@@ -81,6 +83,7 @@ class Applications:
             row[name] = 0
         core.on_attach_tx(self._s, queue)
         row["live"] = 1
+        self.used.add(queue)
 
     def close_queue(self, queue: int) -> None:
         """Switch a queue off; the card touches its rings no more."""

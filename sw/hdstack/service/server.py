@@ -388,8 +388,7 @@ class Server:
         elif operation == "stats":
             self._counted.append(client)
             if self._counting is None:
-                queues = [0, *sorted(self._applications.by_queue)]
-                self._counting = self.card.read_counters(queues)
+                self._counting = self.card.read_counters(sorted(self._applications.used))
         else:
             self._refuse(client, f"op is {operation!r}; stats, maps and connections are known")
 
