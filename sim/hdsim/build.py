@@ -32,6 +32,8 @@ __all__ = ["build_library", "cache_directory", "native_model", "verilator_root",
 NATIVE = Path(__file__).parent / "native"
 LIBRARY = "libhdsnic.so"
 TOP = "hdsnic"
+CCACHE = {"CCACHE_NOHASHDIR": "1"}
+"""Lets ccache find an object that another build, in another folder, has made."""
 STEP_SECONDS = 900
 """Longest time for one tool, and for waiting until another process has built."""
 
@@ -206,7 +208,8 @@ def _run(command, folder, more=None):
     command = [str(word) for word in command]
     try:
         done = subprocess.run(
-            command, cwd=folder, env={**os.environ, **(more or {})}, timeout=STEP_SECONDS,
+            command, cwd=folder, env={**os.environ, **CCACHE, "CCACHE_BASEDIR": str(folder),
+            **(more or {})}, timeout=STEP_SECONDS,
             stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
