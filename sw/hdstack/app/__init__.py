@@ -14,7 +14,15 @@ __all__ = [
 
 
 def warm() -> None:
-    """Load all compiled code: to be called before privileges are dropped."""
+    """Load all code, also what the library loads late: to be called before privileges are dropped.
+
+    Afterwards the process may be unable to read the files that it was started from.
+    """
+    import asyncio.sslproto
+    import concurrent.futures.thread
+    import encodings.idna  # noqa: F401
+
     from .. import atomic
+    from . import runtime  # noqa: F401
 
     atomic.warm()
