@@ -68,6 +68,7 @@ def run_application(
     from .. import app, memory
 
     app.warm()
+    asyncio.run(asyncio.to_thread(int))  # asyncio itself loads parts of it late
     if uid is not None:
         memory.drop_to(uid)
     memory.harden()

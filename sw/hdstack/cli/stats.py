@@ -32,7 +32,7 @@ def gather(run_directory: Path) -> dict:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
         table.add_column(
             column, justify="right" if column == "count" else "left", no_wrap=not number

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from connection_fakes import Reader
+
 from hdstack.cli.http import HEAD_BYTES_MAX, BadMessage, Incoming, parse_request, parse_response
 
 

@@ -1,6 +1,7 @@
 """The demo's verdicts: what each finding is, and that sound runs have none."""
 
 import pytest
+
 from hdstack.cli.demo.report import describe_memory, drops_by_reason, judge_card, judge_memory
 
 POOL, POOL_B, HEADER, PAGES, STATE, CHANNEL, CHANNEL_B, POST, POST_B = range(10, 19)
@@ -9,7 +10,7 @@ POOL, POOL_B, HEADER, PAGES, STATE, CHANNEL, CHANNEL_B, POST, POST_B = range(10,
 def entry(inode, permissions="rw", size=4096):
     kind = {
         HEADER: "header", PAGES: "stack-pages", STATE: "state", POOL: "pool", POOL_B: "pool",
-        CHANNEL: "channel", CHANNEL_B: "channel", POST: "post-page", POST_B: "post-page",
+        CHANNEL: "channel", CHANNEL_B: "channel", POST: "post-1", POST_B: "post-2",
     }[inode]  # fmt: skip
     return {"name": f"hdsnic-{kind}", "inode": inode, "permissions": permissions, "bytes": size}
 

@@ -6,6 +6,7 @@ import os
 
 import pytest
 from connection_fakes import Reader
+
 from hdstack.cli.http import Incoming
 from hdstack.cli.serve import CHUNK_BYTES, FileServer
 

@@ -1,5 +1,6 @@
 """What the demo found: figures of the processes, a verdict on each, and tables for people."""
 
+import re
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Console, Group
@@ -20,6 +21,13 @@ _FAULTS = {
     "payload_too_large", "bad_region", "port_error",
 }  # fmt: skip
 """Drops that mean a fault of ours where the peer is a sound kernel on a sound wire."""
+
+
+_MEMORIES = {
+    "pool": "payload pool of", "header": "header memory", "channel": "event and request rings of",
+    "post": "post doorbell page of", "stack-pages": "stack's doorbell pages and mailbox",
+    "state": "TCP state",
+}  # fmt: skip
 
 
 @dataclass
@@ -70,12 +78,17 @@ def describe_memory(maps: dict[str, list]) -> list[dict]:
     return sorted(rows.values(), key=lambda row: (row["name"], sorted(row["seen"])))
 
 
+def _kind(row: dict) -> str:
+    """What a memory is for, by its name: "pool", "header", "post" (of a queue) and so on."""
+    return re.sub(r"-\d+$", "", row["name"].removeprefix("hdsnic-"))
+
+
 def judge_memory(rows: list[dict], applications: list[str]) -> list[str]:
     """Sentences about every memory that somebody sees who should not, or as he should not."""
     problems = []
     kinds: dict[str, list[dict]] = {}
     for row in rows:
-        kinds.setdefault(row["name"].removeprefix("hdsnic-"), []).append(row)
+        kinds.setdefault(_kind(row), []).append(row)
 
     def expect(kind: str, common: dict[str, str], each_application: str | None) -> None:
         found = kinds.get(kind, [])
@@ -96,7 +109,7 @@ def judge_memory(rows: list[dict], applications: list[str]) -> list[str]:
     expect("pool", {"device": "rw", "stack": "r"}, "rw")
     expect("channel", {"stack": "rw"}, "rw")
     expect("stack-pages", {"device": "rw", "stack": "rw"}, None)
-    expect("post-page", {"device": "rw"}, "rw")
+    expect("post", {"device": "rw"}, "rw")
     return problems
 
 
@@ -151,7 +164,7 @@ def judge_card(name: str, harness: dict, counters: dict) -> list[str]:
 
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", overflow="fold")
     return table
@@ -219,10 +232,13 @@ def _memory(figures: Figures) -> Table:
     names: list[str] = []
     for row in figures.memory:
         names += [name for name in row["seen"] if name not in names]
+    names.sort(key=lambda name: (len(name) == 1, name))  # device and stack, then applications
     table = _table("Who maps which memory, by their own maps", "memory", "size", *names)
     for row in figures.memory:
+        owners = [name for name in row["seen"] if len(name) == 1]
+        title = f"{_MEMORIES.get(_kind(row), _kind(row))} {' '.join(owners)}"
         cells = (row["seen"].get(name, "-") for name in names)
-        table.add_row(row["name"].removeprefix("hdsnic-"), format_bytes(row["bytes"]), *cells)
+        table.add_row(title, format_bytes(row["bytes"]), *cells)
     return table
 
 
