@@ -18,7 +18,7 @@ demo: setup ## the whole system on real traffic, ends with a table (ARGS="--help
 	@$(RUN)/hdsnic demo $(ARGS)
 
 test: setup ## every test, cocotb benches and the kernel peer included
-	@$(RUN)/python -m pytest $(ARGS)
+	@$(RUN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-quick: setup ## tests of the software alone: no simulation, no kernel peer
 	@$(RUN)/python -m pytest tests/sw $(ARGS)

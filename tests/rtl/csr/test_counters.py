@@ -3,6 +3,7 @@
 import random
 
 from amaranth.sim import Simulator
+
 from hdsnic.csr import CounterBank
 
 

@@ -5,6 +5,7 @@ import random
 import pytest
 from amaranth.hdl import Module
 from amaranth.sim import Simulator
+
 from hdsnic.dma import IndexWriter, ReadPort, WritePort
 from hdsnic.dma.bursts import BurstSplitter
 from hdsnic.parameters import Parameters

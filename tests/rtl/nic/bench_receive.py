@@ -4,13 +4,14 @@ import ipaddress
 
 import cocotb
 from cocotb.triggers import ClockCycles
-from hdsnic import abi
-from hdsnic.abi import PostOutcome, RxOutcome
 from rtl.nic.host import HEADER_BYTES, PAYLOAD_BYTES, RING_BYTES, Host
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
+
+from hdsnic import abi
+from hdsnic.abi import PostOutcome, RxOutcome
 
 MAC, ADDRESS = bytes.fromhex("026864730002"), bytes([10, 77, 0, 2])
 ADDRESS6 = ipaddress.IPv6Address("fd00::2").packed

@@ -1,8 +1,9 @@
 """Registers: identity, locks, refusals, and what the engine refuses."""
 
 import cocotb
-from hdsnic import abi
 from rtl.nic.host import HEADER_BYTES, Host
+
+from hdsnic import abi
 
 MAC, ADDRESS = bytes.fromhex("026864730002"), bytes([10, 77, 0, 2])
 

@@ -2,12 +2,13 @@
 
 import cocotb
 from cocotb.triggers import ClockCycles
-from hdsnic import abi
-from hdsnic.abi import TxOutcome
 from rtl.nic.host import PAYLOAD_BYTES, RING_BYTES, Host
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
+
+from hdsnic import abi
+from hdsnic.abi import TxOutcome
 
 MAC, ADDRESS = bytes.fromhex("026864730002"), bytes([10, 77, 0, 2])
 

@@ -19,6 +19,7 @@ from cocotbext.axi import (
     AxiStreamSink,
     AxiStreamSource,
 )  # fmt: skip
+
 from hdsnic import abi
 
 HEADER_BYTES = 1 << 20

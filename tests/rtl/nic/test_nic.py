@@ -1,9 +1,10 @@
 """The whole card under Verilator, at the narrowest and the widest bus, AXI models around it."""
 
 import pytest
+from rtl.bench import run
+
 from hdsnic.parameters import Parameters
 from hdsnic.verilog import generate
-from rtl.bench import run
 
 
 @pytest.fixture(scope="module", params=[8, 64], ids=lambda w: f"{w}-byte bus")

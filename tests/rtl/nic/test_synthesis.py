@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from hdsim.lint import lint
 from hdsnic.parameters import Parameters
 from hdsnic.verilog import generate
