@@ -1,11 +1,13 @@
 """What applications import: `await hdstack.connect(...)`, then streams in the manner of asyncio.
 
 `pool` is the application's memory and its registration, `channel` its rings with the stack,
-`streams` reading and writing, `runtime` joins them on an asyncio loop.
+`streams` reading and writing over one `connection`, `runtime` joins them on an asyncio loop.
 """
 
+from .buffers import SendBuffer, View
+from .connection import NoResources
 from .runtime import Runtime, Server, connect
-from .streams import NoResources, SendBuffer, StreamReader, StreamWriter, View
+from .streams import StreamReader, StreamWriter
 
 __all__ = [
     "NoResources", "Runtime", "SendBuffer", "Server", "StreamReader", "StreamWriter", "View",
@@ -18,8 +20,8 @@ def warm() -> None:
 
     Afterwards the process may be unable to read the files that it was started from.
     """
-    import asyncio.sslproto
-    import concurrent.futures.thread
+    import asyncio.sslproto  # noqa: F401
+    import concurrent.futures.thread  # noqa: F401
     import encodings.idna  # noqa: F401
 
     from .. import atomic

@@ -13,9 +13,10 @@ from contextlib import suppress
 from .. import atomic, memory
 from ..errors import ServiceError
 from ..tcp.events import CloseReason, EventKind, RequestKind
+from .buffers import SendBuffer
 from .channel import Channel
+from .connection import Connection, failure, ipv4
 from .pool import ELEMENT_BYTES, POOL_BYTES, DeviceLink, Pool
-from .streams import Connection, SendBuffer, failure, ipv4
 
 __all__ = ["Runtime", "Server", "connect"]
 

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -437,3 +439,30 @@ def test_a_channel_cannot_change_its_size(pair, monkeypatch):
     Channel(pair[0], link.token, []).close()
     link.close()
     assert [seals & memory.SIZE_SEALS for seals in seen] == [memory.SIZE_SEALS]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_stack_and_application_work_as_users_of_their_own(scene):
+    code = (
+        "import sys; from hdstack import service;"
+        "service.main(sys.argv[1], '10.9.0.1/24', '02:00:00:00:00:01', uid=54321, ready_fd=1)"
+    )
+    application = (
+        "import asyncio, sys, hdstack; from hdstack import app, memory\n"
+        "app.warm(); memory.drop_to(54322)\n"
+        "async def main():\n"
+        "    async with await hdstack.connect(sys.argv[1], pool_bytes=1 << 20) as runtime:\n"
+        "        await runtime.start_server(lambda r, w: None, 80)\n"
+        "        print('ready', flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        directory = Path(name)
+        scene.start(Path(standin.__file__), directory)
+        stack = scene.start("-c", code, directory)
+        running = scene.start("-c", application, directory)
+        told = service.observe(directory, "stats")["queues"]["1"]
+        assert (told["uid"], told["pid"]) == (54322, running.pid)
+        assert psutil.Process(stack.pid).uids() == (54321,) * 3

@@ -1,0 +1,263 @@
+"""One connection as the application keeps it: what came, what is to go, and how it ended."""
+
+import asyncio
+import socket
+from collections import deque
+from contextlib import suppress
+
+from ..errors import HdstackError
+from ..tcp.events import CloseReason, RequestKind
+from .buffers import SendBuffer, View
+from .streams import StreamReader, StreamWriter
+
+__all__ = ["Connection", "NoResources", "failure", "ipv4"]
+
+_CHUNK = 64 * 1024
+"""Largest send buffer that `write` fills at a time."""
+_LINGER_SECONDS = 10.0
+"""How long a closed connection waits for the peer's end before it is reset."""
+
+
+class NoResources(HdstackError, OSError):
+    """The stack has no room: connections, steering rules, or requests under way."""
+
+
+def failure(reason: int, what: str) -> Exception:
+    """The exception for a CloseReason, in the terms of the operating system."""
+    text, kind = {
+        CloseReason.NORMAL: ("is closed", ConnectionResetError),
+        CloseReason.REFUSED: ("was refused by the peer", ConnectionRefusedError),
+        CloseReason.RESET: ("was reset by the peer", ConnectionResetError),
+        CloseReason.TIMED_OUT: ("timed out: the peer does not answer", TimeoutError),
+        CloseReason.ABORTED: ("was aborted", ConnectionAbortedError),
+        CloseReason.ADDRESS_IN_USE: ("failed: the port is in use", OSError),
+        CloseReason.NO_RESOURCES: ("failed: the stack has no room for it", NoResources),
+        CloseReason.INVALID_REQUEST: ("failed: the stack refused the request", ConnectionError),
+        CloseReason.STACK_GONE: ("is lost: the stack or the device ended", ConnectionResetError),
+        CloseReason.UNREACHABLE: ("failed: no neighbour answers on the way", ConnectionError),
+    }.get(reason, (f"ended with the unknown reason {reason}", ConnectionError))
+    return kind(f"{what} {text}")
+
+
+class Connection:
+    """One connection: what came and was not yet read, what is to go and was not yet released."""
+
+    def __init__(self, runtime, number: int, local: tuple, peer: tuple):
+        self.runtime, self.number, self.local, self.peer = runtime, number, local, peer
+        self.arrived: deque[View] = deque()
+        self.finished = False
+        self.closed = False
+        self.error: Exception | None = None
+        self.consumed = 0
+        self.discarding = False
+        self.backlog: deque = deque()
+        self.backlog_bytes = 0
+        self.sent: deque[tuple[SendBuffer, int]] = deque()
+        self.unacknowledged = 0
+        self.end_wanted = self.ended = False
+        self._changed: set[asyncio.Future] = set()
+        self._linger = None
+        self.reader, self.writer = StreamReader(self), StreamWriter(self)
+
+    def __str__(self):
+        return f"connection with {self.peer[0]}:{self.peer[1]}"
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    async def changed(self) -> None:
+        """Wait for the next thing to happen to this connection."""
+        future = self.runtime.loop.create_future()
+        self._changed.add(future)
+        try:
+            await future
+        finally:
+            self._changed.discard(future)
+
+    def tell(self) -> None:
+        for future in self._changed:
+            if not future.done():
+                future.set_result(None)
+
+    # -- what the stack tells ----------------------------------------------------------------
+
+    def on_readable(self, region: int, offset: int, length: int) -> None:
+        pool = self.runtime.pool
+        pool.take(region, offset, length)
+        view = View(self, offset, pool.view[offset : offset + length].toreadonly())
+        if self.discarding:
+            view.release()
+        else:
+            self.arrived.append(view)
+            self.tell()
+
+    def on_finished(self) -> None:
+        self.finished = True
+        self.tell()
+
+    def on_released(self) -> None:
+        if self.sent:
+            buffer, length = self.sent.popleft()
+            self.unacknowledged -= length
+            self.runtime.sends -= 1
+            buffer.done()
+            self.tell()
+
+    def on_closed(self, reason: int) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if reason != CloseReason.NORMAL:
+            self.error = failure(reason, str(self))
+        while self.sent:
+            self.on_released()
+        self._drop_backlog()
+        self.finished = True
+        if self._linger:
+            self._linger.cancel()
+        self.tell()
+
+    def _drop_backlog(self):
+        for piece, _ in self.backlog:
+            if isinstance(piece, SendBuffer):
+                piece.done()
+        self.backlog.clear()
+        self.backlog_bytes = 0
+
+    # -- receiving ---------------------------------------------------------------------------
+
+    def released(self, start: int, length: int) -> None:
+        """A view of `length` bytes at `start` of the pool is used no more."""
+        self.runtime.released(self, start, length)
+
+    def take_first(self, limit: int) -> View:
+        """The first arrived view, or its first `limit` bytes; the rest stays."""
+        view = self.arrived[0]
+        if len(view) <= limit:
+            return self.arrived.popleft()
+        head, rest = view.data[:limit], view.data[limit:]
+        self.runtime.pool.share(view._start)
+        self.arrived[0] = View(self, view._start + limit, rest)
+        first = View(self, view._start, head)
+        view._connection = None  # its two halves stand for it
+        view.data.release()
+        return first
+
+    def discard(self) -> None:
+        """Nobody reads any more: whatever comes is given back at once."""
+        self.discarding = True
+        while self.arrived:
+            self.arrived.popleft().release()
+
+    # -- sending -----------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> int:
+        return self.backlog_bytes + self.unacknowledged
+
+    def queue(self, piece, length: int) -> None:
+        """Append bytes, or a filled SendBuffer, to the stream."""
+        if self.closed or self.end_wanted:
+            if isinstance(piece, SendBuffer):
+                piece.done()
+            if self.error is not None:
+                raise self.error
+            raise ConnectionResetError(f"{self}: the sending side is closed")
+        self.backlog.append((piece, length))
+        self.backlog_bytes += length
+        self.push()
+
+    def push(self) -> None:
+        """Hand over to the stack what has room."""
+        runtime = self.runtime
+        while self.backlog and not self.closed:
+            if runtime.sends >= runtime.sends_max:
+                runtime.wait_for_room(self)
+                return
+            piece, length = self.backlog[0]
+            if isinstance(piece, SendBuffer):
+                self.backlog.popleft()
+                buffer = piece
+            else:
+                buffer, length = self._fill()
+                if buffer is None:
+                    runtime.wait_for_room(self)
+                    return
+            self.backlog_bytes -= length
+            self.sent.append((buffer, length))
+            self.unacknowledged += length
+            runtime.sends += 1
+            runtime.ask(
+                RequestKind.SEND, connection=self.number, region=runtime.pool.region,
+                generation=runtime.pool.generation, offset=buffer._start, length=length,
+            )  # fmt: skip
+        if self.end_wanted and not self.ended and not self.closed:
+            self.ended = True
+            runtime.ask(RequestKind.SHUTDOWN, connection=self.number)
+
+    def _fill(self):
+        """Copy the pieces of bytes at the head of the backlog into one send buffer."""
+        wanted = 0
+        for piece, length in self.backlog:
+            if isinstance(piece, SendBuffer) or wanted >= _CHUNK:
+                break
+            wanted += length
+        wanted = min(wanted, _CHUNK)
+        buffer = self.runtime.allocate(wanted)
+        while buffer is None and wanted > 4096:
+            wanted //= 2
+            buffer = self.runtime.allocate(wanted)
+        if buffer is None:
+            return None, 0
+        at = 0
+        while at < wanted:
+            piece, length = self.backlog.popleft()
+            take = min(length, wanted - at)
+            buffer.data[at : at + take] = piece[:take]
+            at += take
+            if take < length:
+                self.backlog.appendleft((piece[take:], length - take))
+        self.runtime.copied_bytes += wanted
+        return buffer, wanted
+
+    def end(self) -> None:
+        """Send FIN after the last byte."""
+        if not self.end_wanted:
+            self.end_wanted = True
+            self.push()
+
+    def close(self) -> None:
+        """Both directions: what is queued is still sent, what comes is given back."""
+        self.end()
+        self.discard()
+        if not self.closed and self._linger is None:
+            self._linger = self.runtime.loop.call_later(_LINGER_SECONDS, self.linger_over)
+
+    def linger_over(self) -> None:
+        """The peer did not end its side in time: reset, unless bytes are still on their way."""
+        if self.closed:
+            return
+        if self.unsent:
+            self._linger = self.runtime.loop.call_later(_LINGER_SECONDS, self.linger_over)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Reset the connection; everything not yet acknowledged is lost."""
+        self.discard()
+        self.end_wanted = self.ended = True
+        self._drop_backlog()
+        if not self.closed:
+            self.runtime.ask(RequestKind.ABORT, connection=self.number)
+
+    def abort_quietly(self) -> None:
+        """`abort`, where the stack may be gone already."""
+        with suppress(HdstackError):
+            self.abort()
+
+
+def ipv4(text: str) -> int:
+    """An IPv4 address in text, as an integer in host byte order."""
+    try:
+        return int.from_bytes(socket.inet_aton(text), "big")
+    except OSError:
+        raise OSError(f"{text!r} is not an IPv4 address such as 10.77.0.1") from None
