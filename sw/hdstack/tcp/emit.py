@@ -70,7 +70,7 @@ def begin_segment(s, index, seq, flags):
         if c["ack_at"] != NEVER:
             c["ack_at"] = NEVER
             update_deadline(s, index)
-        if c["state"] >= states.ESTABLISHED:
+        if c["state"] >= states.ESTABLISHED and c["state"] <= states.FIN_WAIT_2:
             q = s["queues"][c["queue"]]
             small = c["rcv_adv"] - c["rcv_nxt"] < s["control"]["mss"]
             starved = 1 if small and c["fin_told"] == 0 else 0

@@ -224,11 +224,12 @@ def retransmit_first(s, index):
 
 @part
 def advertise(s, index):
-    """Tell the peer of a window that has grown by two segments, or opened."""
+    """Tell the peer of a window that could be twice as large now, or opens."""
     c = s["connections"][index]
     if not (c["state"] >= states.ESTABLISHED and c["state"] <= states.FIN_WAIT_2):
         return
     mss = s["control"]["mss"]
+    window = c["rcv_adv"] - c["rcv_nxt"]
     grown = offered_edge(s, c) - c["rcv_adv"]
-    if grown >= 2 * mss or (c["rcv_adv"] - c["rcv_nxt"] < mss and grown >= mss):
+    if grown >= max(2 * mss, window) or (window < mss and grown >= mss):
         emit_ack(s, index)

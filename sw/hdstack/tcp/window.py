@@ -64,14 +64,16 @@ def offered_edge(s, c):
     q = s["queues"][c["queue"]]
     mss = s["control"]["mss"]
     promise = max(c["rcv_adv"] - c["rcv_nxt"], 0)
-    spare = q["posted"] * q["average"] - (q["promised"] - c["promised"] + promise)
+    promised = q["promised"] - c["promised"] + promise
+    spare = q["posted"] * q["average"] - promised
     want = promise + max(spare, 0) // 2
     if spare < 8 * mss:
         want = promise + max(spare, 0)  # the last of it whole, or nobody gets a full segment
     if c["received"] == 0:
         want = min(want, FIRST_SEGMENTS * mss)
-    # where the card's count saturates there is more than we know of: nobody is locked out
-    if q["saturated"]:
+    # one segment where there is a buffer for it, or tiny segments (and the probes of a closed
+    # window are such) would keep it closed for ever; a saturated count means more than we know of
+    if q["posted"] * mss - promised >= mss or q["saturated"]:
         want = max(want, mss)
     want = min(want, WINDOW_MAX)
     # silly window (RFC 9293 section 3.8.6.2.2): by a segment or not at all
