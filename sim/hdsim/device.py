@@ -248,8 +248,9 @@ def main(
     """
     parameters = parameters or Parameters()
     run_directory = Path(run_directory)
+    opened = open_link(link)  # a wrong name is told before minutes of building
     library = build.native_model(parameters, waves=waves is not None)
-    device = Device(run_directory, library, parameters, open_link(link), stack_uid)
+    device = Device(run_directory, library, parameters, opened, stack_uid)
     try:
         if capture is not None:
             with open(capture, "wb") as file:

@@ -1,6 +1,6 @@
 """Builds Verilog under Verilator and runs a cocotb module on it, from a pytest function.
 
-`WAVES=1` in the environment leaves `dump.vcd` in the build folder of the bench (`make sim`).
+`WAVES=1` in the environment leaves `build/waves/<bench>.<module>.vcd` (`make sim`).
 """
 
 import hashlib
@@ -71,6 +71,10 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
             **(env or {}),
         },
     )
+    if _WAVES:
+        kept = _ROOT / "build" / "waves" / f"{name}.{module.rpartition('.')[2]}.vcd"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "dump.vcd").replace(kept)
     ran, failed = get_results(results)
     assert ran, f"{module} has no cocotb test to run"
     assert not failed, f"{failed} of {ran} cocotb tests of {module} failed (seed {seed})"
