@@ -14,7 +14,7 @@ TABLE = (
     ("out_of_order", "segments kept until a hole before them is filled", "reordering or loss"),
     ("duplicates", "segments that held nothing new; buffer returned", "retransmission by a peer"),
     ("beyond_window", "segments, or their tails, beyond the window", "peer at fault, or a probe"),
-    ("no_piece", "out-of-order segments beyond the limit for a connection", "loss; see limits"),
+    ("no_piece", "out-of-order segments beyond the limits; buffer returned", "post more buffers"),
     (
         "whole_payload",
         "data that came in header memory; not deliverable",

@@ -12,6 +12,7 @@ from .rows import count
 from .tables import NEVER, NONE, SECOND
 from .timers import (
     GIVE_UP,
+    GIVE_UP_RETRIES,
     SYN_GIVE_UP,
     SYN_RECEIVED_RETRIES,
     arm_retransmit,
@@ -62,9 +63,10 @@ def expire_retransmit(s, index, now):
     """RFC 6298 section 5.4 to 5.7, and the persist timer (RFC 9293 section 3.8.6.1)."""
     c = s["connections"][index]
     if c["persist"]:
-        if now - c["heard_at"] > GIVE_UP:
+        if now - c["heard_at"] >= GIVE_UP and c["retries"] >= GIVE_UP_RETRIES:
             give_up(s, index, TIMED_OUT, 1)
             return
+        c["retries"] += 1
         c["backoff"] += 1
         arm_retransmit(s, index, now)
         probe(s, index, now)
@@ -72,7 +74,7 @@ def expire_retransmit(s, index, now):
     if c["snd_una"] == c["snd_max"]:
         stop_retransmit(s, index)
         return
-    if now - c["progress_at"] >= GIVE_UP:
+    if now - c["progress_at"] >= GIVE_UP and c["retries"] >= GIVE_UP_RETRIES:
         give_up(s, index, TIMED_OUT, 1)
         return
     count(s, counters.TIMEOUTS)

@@ -106,6 +106,18 @@ def acceptable(c, seq, length):
 
 
 @part
+def reset_reason(c):
+    """What an RST of the peer means to the application."""
+    state = c["state"]
+    if state == states.SYN_RECEIVED:
+        return REFUSED
+    # RFC 9293 section 3.10.7.4: no error where all went both ways, and only our FIN is open
+    if (state == states.CLOSING or state == states.LAST_ACK) and c["snd_una"] >= c["snd_end"]:
+        return NORMAL
+    return RESET
+
+
+@part
 def on_reset(s, index, seq, now):
     """RFC 5961 section 3.2: only the number expected next resets; another in the window is
     challenged."""
@@ -116,7 +128,7 @@ def on_reset(s, index, seq, now):
         challenge(s, index, now)
     elif c["state"] != states.TIME_WAIT:  # RFC 1337: TIME-WAIT is not assassinated
         count(s, counters.RESETS_IN)
-        finish(s, index, REFUSED if c["state"] == states.SYN_RECEIVED else RESET, 0)
+        finish(s, index, reset_reason(c), 0)
 
 
 @part
@@ -369,6 +381,8 @@ def on_segment(s, now):
             challenge(s, index, now)  # RFC 5961 section 4.2
         return
     c["heard_at"] = now
+    if c["persist"]:
+        c["retries"] = 0
     if c["state"] == states.SYN_RECEIVED:
         if ack <= c["snd_una"] or ack > c["snd_max"]:
             count(s, counters.BAD_ACK)

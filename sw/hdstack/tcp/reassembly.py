@@ -21,6 +21,9 @@ from .tables import EVENTS_RESERVE, NONE, PIECES_PER_CONNECTION
 
 READABLE = int(EventKind.READABLE)
 
+BUFFERS_RESERVE = 2
+"""Posted buffers that out-of-order payload leaves alone; beyond it goes back, and comes again."""
+
 
 @part
 def deliver(s, index):
@@ -98,7 +101,8 @@ def keep(s, index, seq, length, region, offset):
         connection_event(s, c, index, READABLE, region, 0, offset, length)
         c["rcv_nxt"] += length
         return 1
-    if c["pieces"] >= PIECES_PER_CONNECTION:
+    # pieces must not take the last buffers, or none is left for the one that fills the hole
+    if c["pieces"] >= PIECES_PER_CONNECTION or s["queues"][queue]["posted"] < BUFFERS_RESERVE:
         count(s, counters.NO_PIECE)
         return_buffer(s, region, start)
         return 0

@@ -20,8 +20,9 @@ DELAYED_ACK = 40 * MILLISECOND
 """RFC 1122 allows 500 ms; what interactive peers expect is 40 ms."""
 TIME_WAIT = 60 * SECOND
 """Twice a maximum segment lifetime of 30 s."""
-GIVE_UP = 120 * SECOND
-"""R2 of RFC 1122 (at least 100 s): no progress for so long ends a connection."""
+GIVE_UP = 100 * SECOND
+GIVE_UP_RETRIES = 9
+"""R2 of RFC 1122 (at least 100 s): no progress for so long, after so many tries, ends it."""
 SYN_GIVE_UP = 180 * SECOND
 """R2 for SYN (RFC 1122 section 4.2.3.5: at least 3 minutes)."""
 SYN_RECEIVED_RETRIES = 5
