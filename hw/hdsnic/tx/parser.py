@@ -309,7 +309,8 @@ class DescriptorParser(wiring.Component):
                     m.d.sync += skip_left.eq(skip_left - window.take)
             with m.State("DISCARD"):
                 # Beats are dropped even before the close: the next read may wait for their room.
-                m.d.comb += self.abort.eq(1)
+                # Once this visit is closed, the scheduler is at another one, which must go on.
+                m.d.comb += self.abort.eq(~closed)
                 with m.If(at_end):
                     finish(done)
                 with m.Elif(window.held != 0):

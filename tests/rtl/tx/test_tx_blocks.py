@@ -492,3 +492,39 @@ def test_the_first_read_follows_a_doorbell_by_four_cycles_and_ends_on_a_kib():
         ]
 
     simulate(dut, testbench)
+
+
+def test_a_visit_is_read_as_far_as_was_claimed_even_in_the_cycle_in_which_it_would_be_closed():
+    dut = Scheduler(Parameters())
+
+    async def testbench(ctx):
+        ctx.set(dut.store.valid, 1)
+        fields(ctx, dut.store.payload, queue=0, enable=1, base=0, log2_bytes=14)
+        await ctx.tick()
+        ctx.set(dut.store.valid, 0)
+        for port in (dut.visit, dut.request, dut.close):
+            ctx.set(port.ready, 1)
+        ctx.set(dut.doorbell.valid, 1)
+        fields(ctx, dut.doorbell.payload, queue=0, index=1000)
+        await ctx.tick()
+        ctx.set(dut.doorbell.valid, 0)
+        while not ctx.get(dut.request.valid):
+            await ctx.tick()
+        await ctx.tick()
+        # 64 cells were read. Now the pause and the claim of 130 come together.
+        ctx.set(dut.hold, 1)
+        assert ctx.get(dut.close.valid)
+        ctx.set(dut.claim.valid, 1)
+        ctx.set(dut.claim.payload, 130)
+        assert not ctx.get(dut.close.valid)
+        await ctx.tick()
+        ctx.set(dut.claim.valid, 0)
+        for _ in range(10):
+            if ctx.get(dut.close.valid):
+                break
+            await ctx.tick()
+        assert ctx.get(dut.close.payload) == 192
+        await ctx.tick()
+        assert ctx.get(dut.quiet)
+
+    simulate(dut, testbench)

@@ -23,9 +23,9 @@ def sixteen(bench, frames, seed=3):
 @every_width
 def test_sixteen_queues_are_served_and_each_keeps_its_order(width):
     bench = Bench(width, seed=width)
-    sixteen(bench, 5)
+    sixteen(bench, 4)
     bench.deliver()
-    assert len(bench.frames) == 80
+    assert len(bench.frames) == 64
 
 
 @every_width
@@ -35,10 +35,10 @@ def test_queues_with_work_take_turns(width):
     bench = Bench(width, pace=1, mac_pace=1, latency=(10, 10), burst=1)
     for number in range(2):
         queue = bench.queue(number, log2_bytes=15)
-        queue.send(*(plain(bench.rng, 60) for _ in range(120)))
+        queue.send(*(plain(bench.rng, 60) for _ in range(105)))
     bench.deliver()
     turns = [len(list(turn)) for _, turn in groupby(queue for queue, _ in bench.outcomes)]
-    assert sum(turns) == 240
+    assert sum(turns) == 210
     assert len(turns) >= 4
     assert max(turns) <= (256 + 2 * 64) // 5 + 1
 
@@ -100,11 +100,11 @@ def test_a_disabled_queue_and_a_switched_off_transmitter_do_nothing(width):
 @every_width
 def test_pause_at_any_time_leads_to_idle_and_loses_nothing(width):
     bench = Bench(width, seed=9, mac_pace=0.5)
-    sixteen(bench, 5)
+    sixteen(bench, 4)
 
     async def script(bench):
         await bench.until(lambda: not bench.strobes, "the rings")
-        for _ in range(12):
+        for _ in range(8):
             await bench.cycles(bench.rng.randrange(10, 250))
             bench.pause = True
             start = bench.cycle
@@ -121,7 +121,7 @@ def test_pause_at_any_time_leads_to_idle_and_loses_nothing(width):
 
     bench.run(script)
     bench.check()
-    assert len(bench.frames) == 80
+    assert len(bench.frames) == 64
 
 
 @every_width
@@ -131,7 +131,7 @@ def test_short_pauses_that_do_not_wait_for_idle_lose_nothing(width):
 
     async def script(bench):
         await bench.until(lambda: not bench.strobes, "the rings")
-        for _ in range(60):
+        for _ in range(40):
             await bench.cycles(bench.rng.randrange(40))
             bench.pause = True
             await bench.cycles(bench.rng.randrange(1, 12))
@@ -141,6 +141,31 @@ def test_short_pauses_that_do_not_wait_for_idle_lose_nothing(width):
     bench.run(script)
     bench.check()
     assert len(bench.frames) == 64
+
+
+@every_width
+def test_pauses_and_turns_within_long_descriptors_lose_nothing(width):
+    """Reads end in the middle of descriptors, some of which are longer than a whole turn."""
+    bench = Bench(width, seed=11, pace=0.9, latency=(1, 4), mac_pace=1)
+    # Little room: a descriptor is begun long before its last read has gone out.
+    bench.ports[0].room = 64
+    for number in range(3):
+        queue = bench.queue(number, log2_bytes=14)
+        sizes = [60, 700, 1500, 4000] if width == 8 else [60, 700, 3000, 8000, 8000]
+        for _ in range(6 if width == 8 else 16):
+            queue.send(plain(bench.rng, bench.rng.choice(sizes)))
+
+    async def script(bench):
+        await bench.until(lambda: not bench.strobes, "the rings")
+        for _ in range(60):
+            await bench.cycles(bench.rng.randrange(60))
+            bench.pause = True
+            await bench.cycles(bench.rng.randrange(1, 12))
+            bench.pause = False
+        await bench.settled()
+
+    bench.run(script)
+    bench.check()
 
 
 @every_width
@@ -196,7 +221,7 @@ def test_a_frame_leaves_without_a_gap_once_it_began():
 
 
 @pytest.mark.parametrize("width", [8, 64])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_descriptors_hang_nothing_and_read_nothing_that_is_not_granted(width, seed):
     """Queue 0 is full of random bytes; queue 1's frames must all leave. The bench fails on a
     payload access outside a region, or one that no descriptor of its owner could have asked for."""
