@@ -10,7 +10,7 @@ PERFECT = Link()
 BAD = Link(loss=0.1, duplicate=0.1, jitter=20 * MS, wait=5 * MS)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 1 << 30),
     loss=st.sampled_from([0, 0.02, 0.1]),
@@ -24,12 +24,12 @@ def test_streams_arrive_whole_over_any_link(seed, loss, duplicate, jitter, wait,
     World(load(False), link, seed, connections=2, size=20000, buffers=buffers).run().check()
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(4))
 def test_streams_arrive_whole_compiled_with_more_data(seed):
     link = Link(
         loss=seed % 4 * 0.03, duplicate=seed % 3 * 0.1, jitter=seed % 5 * 10 * MS, wait=10 * MS
     )
-    World(load(True), link, seed, connections=4, size=200_000).run().check()
+    World(load(True), link, seed, connections=3, size=60_000).run().check()
 
 
 def test_a_perfect_link_needs_no_retransmission():
@@ -60,12 +60,12 @@ def test_slow_start_fills_a_long_link():
     assert (last[-1] - start) / (10 * MS) < 12
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_interpreted_and_compiled_agree_row_by_row(seed):
     """Same inputs: same rows, segments and events after each burst."""
     runs = []
     for compiled in (False, True):
-        world = World(load(compiled), BAD, seed, connections=2, size=15000).run(traced=True)
+        world = World(load(compiled), BAD, seed, connections=2, size=8000).run(traced=True)
         world.check()
         runs.append(world)
     plain, fast = runs
