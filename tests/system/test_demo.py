@@ -111,7 +111,7 @@ def await_curl(process):
 @pytest.mark.kernel_peer
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_ends_every_process_and_removes_what_it_made(needs_kernel, place, number):
-    process = start(place, "--size", 512)
+    process = start(place, "--size", 96)
     processes = await_curl(process)
     process.send_signal(number)
     status, _, err = finish(process, 40)
@@ -122,7 +122,7 @@ def test_interrupted_demo_ends_every_process_and_removes_what_it_made(needs_kern
 
 @pytest.mark.kernel_peer
 def test_kill_9_of_the_demo_ends_every_process(needs_kernel, place):
-    process = start(place, "--size", 512)
+    process = start(place, "--size", 96)
     processes = await_curl(process)
     process.kill()
     process.communicate(timeout=10)
@@ -132,7 +132,7 @@ def test_kill_9_of_the_demo_ends_every_process(needs_kernel, place):
 
 @pytest.mark.kernel_peer
 def test_demo_says_which_process_ended_and_fails_when_the_stack_is_killed(needs_kernel, place):
-    process = start(place, "--size", 512)
+    process = start(place, "--size", 96)
     processes = await_curl(process)
     stack = next(p for p in processes if "stack" in p.cmdline())
     stack.kill()
@@ -144,7 +144,8 @@ def test_demo_says_which_process_ended_and_fails_when_the_stack_is_killed(needs_
 
 def python_for_anybody():
     """An interpreter, with this environment's packages, that another user can run."""
-    packages = ":".join(entry for entry in sys.path if entry and os.path.isdir(entry))
+    folders = [str(ROOT / name) for name in ("hw", "sw", "sim")] + sys.path
+    packages = ":".join(f for f in folders if f and not f.startswith(sys.base_prefix))
     here = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{here}", f"/usr/local/bin/{here}"):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
