@@ -237,21 +237,26 @@ def drop_to(uid: int, gid: int | None = None) -> None:
         raise HdstackError(f"user {uid} was set, but the system reports {os.getresuid()}")
 
 
-MapEntry = namedtuple("MapEntry", "name inode permissions bytes")
+MapEntry = namedtuple("MapEntry", "name inode permissions bytes resident")
 """A memfd in a process's memory map: its name, its inode (who shares it has the same), its
-permissions ("rw", "r"), and the bytes mapped."""
+permissions ("rw", "r"), the bytes mapped, and the bytes of pages that the process ever touched."""
 
 
 def own_maps() -> list[MapEntry]:
-    """The memfds that this process has mapped, as the kernel reports them (/proc/self/maps)."""
-    found: dict[tuple, int] = {}
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as lines:
+    """The memfds that this process has mapped, as the kernel reports them (/proc/self/smaps)."""
+    found: dict[tuple, list[int]] = {}
+    sizes = None
+    with open("/proc/self/smaps", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             parts = line.split(maxsplit=5)
-            if len(parts) < 6 or not parts[5].startswith("/memfd:"):
-                continue
-            name = parts[5].strip().removeprefix("/memfd:").removesuffix(" (deleted)")
-            low, high = (int(x, 16) for x in parts[0].split("-"))
-            key = name, int(parts[4]), parts[1][:3].replace("-", "")
-            found[key] = found.get(key, 0) + high - low
-    return [MapEntry(*key, size) for key, size in found.items()]
+            if "-" in parts[0]:  # the first line of a mapping
+                sizes = None
+                if len(parts) == 6 and parts[5].startswith("/memfd:"):
+                    name = parts[5].strip().removeprefix("/memfd:").removesuffix(" (deleted)")
+                    low, high = (int(x, 16) for x in parts[0].split("-"))
+                    key = name, int(parts[4]), parts[1][:3].replace("-", "")
+                    sizes = found.setdefault(key, [0, 0])
+                    sizes[0] += high - low
+            elif sizes is not None and parts[0] == "Rss:":
+                sizes[1] += int(parts[1]) << 10
+    return [MapEntry(*key, *sizes) for key, sizes in found.items()]

@@ -18,7 +18,12 @@ import psutil
 import pytest
 from captures import addresses, faulty_frames
 
-from hdstack.cli.demo.report import describe_memory, judge_card, judge_memory
+from hdstack.cli.demo.report import (
+    describe_memory,
+    judge_card,
+    judge_memory,
+    payload_touched,
+)  # fmt: skip
 from hdstack.cli.demo.transfers import CurlDownload, SocketUpload, random_file
 
 pytestmark = pytest.mark.kernel_peer
@@ -91,6 +96,10 @@ def test_each_process_sees_only_what_is_its_own(applications):
     if os.geteuid() == 0:
         uids = list(applications.uids().values())
         assert len(set(uids)) == len(uids) and 0 not in uids
+
+
+def test_the_stack_never_touched_a_page_of_payload(applications):
+    assert payload_touched(describe_memory(applications.maps()), "stack") == 0
 
 
 def test_processes_cannot_be_read_through_proc_by_their_own_user(applications):

@@ -2,17 +2,26 @@
 
 import pytest
 
-from hdstack.cli.demo.report import describe_memory, drops_by_reason, judge_card, judge_memory
+from hdstack.cli.demo.report import (
+    describe_memory,
+    drops_by_reason,
+    judge_card,
+    judge_memory,
+    payload_touched,
+)  # fmt: skip
 
 POOL, POOL_B, HEADER, PAGES, STATE, CHANNEL, CHANNEL_B, POST, POST_B = range(10, 19)
 
 
-def entry(inode, permissions="rw", size=4096):
+def entry(inode, permissions="rw", size=4096, resident=0):
     kind = {
         HEADER: "header", PAGES: "stack-pages", STATE: "state", POOL: "pool", POOL_B: "pool",
         CHANNEL: "channel", CHANNEL_B: "channel", POST: "post-1", POST_B: "post-2",
     }[inode]  # fmt: skip
-    return {"name": f"hdsnic-{kind}", "inode": inode, "permissions": permissions, "bytes": size}
+    return {
+        "name": f"hdsnic-{kind}", "inode": inode, "permissions": permissions, "bytes": size,
+        "resident": resident,
+    }  # fmt: skip
 
 
 def sound():
@@ -51,6 +60,13 @@ def test_maps_that_show_nothing_are_a_finding_too(process):
     maps = sound()
     maps[process] = []
     assert judge_memory(describe_memory(maps), ["A", "B"])
+
+
+def test_pages_of_pools_that_a_process_touched_are_summed_and_others_are_not():
+    maps = {"stack": [entry(POOL, "r", resident=4096), entry(POOL_B, "r", resident=8192)]}
+    maps["stack"].append(entry(HEADER, resident=65536))
+    assert payload_touched(describe_memory(maps), "stack") == 12288
+    assert payload_touched(describe_memory(sound()), "stack") == 0
 
 
 def counters(**changes):

@@ -10,7 +10,7 @@ from hdsnic import abi
 
 from ..common import format_bytes, format_count
 
-__all__ = ["Figures", "Row", "describe_memory", "drops_by_reason", "judge_card", "judge_memory",
+__all__ = ["Figures", "Row", "describe_memory", "drops_by_reason", "judge_card", "judge_memory", "payload_touched",
            "show"]  # fmt: skip
 
 _HARMLESS = {"mac_filter", "no_rule", "disabled"}
@@ -66,16 +66,26 @@ class Figures:
 
 
 def describe_memory(maps: dict[str, list]) -> list[dict]:
-    """A row for each shared memory: name, bytes, and the permissions of each process ("rw", "r",
-    or absent). Memories are told apart by inode: names prove nothing."""
+    """A row for each shared memory: name, bytes, the permissions of each process ("rw", "r", or
+    absent), and the bytes of pages that it ever touched. Memories are told apart by inode: names
+    prove nothing."""
     rows: dict[int, dict] = {}
     for process, entries in maps.items():
         for entry in entries:
-            row = rows.setdefault(entry["inode"], {"name": entry["name"], "bytes": 0, "seen": {}})
-            seen = row["seen"]
+            row = rows.setdefault(
+                entry["inode"], {"name": entry["name"], "bytes": 0, "seen": {}, "touched": {}}
+            )
+            seen, touched = row["seen"], row["touched"]
             seen[process] = max(seen.get(process, ""), entry["permissions"], key=len)
+            touched[process] = touched.get(process, 0) + entry["resident"]
             row["bytes"] = max(row["bytes"], entry["bytes"])
     return sorted(rows.values(), key=lambda row: (row["name"], sorted(row["seen"])))
+
+
+def payload_touched(rows: list[dict], process: str) -> int:
+    """Bytes of pages of payload pools that a process ever touched, by the kernel's page tables:
+    no process has copied more than that."""
+    return sum(row["touched"].get(process, 0) for row in rows if _kind(row) == "pool")
 
 
 def _kind(row: dict) -> str:
@@ -220,11 +230,15 @@ def _traffic(card: dict, name: str) -> str:
 
 
 def _copies(figures: Figures) -> Table:
-    table = _table("Payload copied by a CPU in our processes", "process", "bytes")
+    table = _table("Payload copied by a CPU in our processes", "process", "bytes", "known by")
+    table.columns[2].justify = "left"
     for name, count in figures.copied_bytes.items():
-        table.add_row(name, format_count(count) if not count else f"[red]{count}[/red]")
+        means = (
+            "its page table: pages of pools it ever touched" if "stack" in name else "its counter"
+        )
+        table.add_row(name, format_count(count) if not count else f"[red]{count}[/red]", means)
     total = sum(figures.copied_bytes.values())
-    table.add_row("[bold]all[/bold]", f"[bold {'red' if total else 'green'}]{total}[/]")
+    table.add_row("[bold]all[/bold]", f"[bold {'red' if total else 'green'}]{total}[/]", "")
     return table
 
 

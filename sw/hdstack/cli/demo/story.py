@@ -130,6 +130,7 @@ def _look_at_memory(figures: report.Figures, scene: Scene) -> None:
     """While traffic flows: who maps what, and as whom."""
     figures.memory = report.describe_memory(scene.maps())
     figures.problems += report.judge_memory(figures.memory, ["A", "B"])
+    figures.copied_bytes["stack"] = report.payload_touched(figures.memory, "stack")
     uids = scene.uids()
     if os.geteuid() == 0 and len({0, *uids.values()}) != len(uids) + 1:
         figures.problems.append(f"the processes do not run as users of their own: {uids}")
