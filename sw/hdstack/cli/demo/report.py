@@ -10,8 +10,10 @@ from hdsnic import abi
 
 from ..common import format_bytes, format_count
 
-__all__ = ["Figures", "Row", "describe_memory", "drops_by_reason", "judge_card", "judge_memory", "payload_touched",
-           "show"]  # fmt: skip
+__all__ = [
+    "Figures", "Row", "describe_memory", "drops_by_reason", "judge_card", "judge_memory",
+    "payload_touched", "show",
+]  # fmt: skip
 
 _HARMLESS = {"mac_filter", "no_rule", "disabled"}
 """Drops that any network causes: frames that were never for us."""

@@ -120,6 +120,9 @@ def _gather(figures: report.Figures, scene: Scene, title: str) -> None:
     figures.problems += problems
     figures.cards[title] = {"harness": harness, "counters": stack["device"]}
     figures.stacks[title] = stack["tcp"]
+    memories = report.describe_memory({"stack": scene.observe("stack", "maps")["maps"]})
+    name = title.replace("card", "stack")
+    figures.copied_bytes[name] = report.payload_touched(memories, "stack")
     for name in ("A", "B"):
         if name in scene.children:
             stats = scene.observe(name, "stats")["stats"]
@@ -130,7 +133,6 @@ def _look_at_memory(figures: report.Figures, scene: Scene) -> None:
     """While traffic flows: who maps what, and as whom."""
     figures.memory = report.describe_memory(scene.maps())
     figures.problems += report.judge_memory(figures.memory, ["A", "B"])
-    figures.copied_bytes["stack"] = report.payload_touched(figures.memory, "stack")
     uids = scene.uids()
     if os.geteuid() == 0 and len({0, *uids.values()}) != len(uids) + 1:
         figures.problems.append(f"the processes do not run as users of their own: {uids}")
