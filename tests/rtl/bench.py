@@ -63,7 +63,7 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
         waves=_WAVES,
         build_dir=folder / ("waves" if _WAVES else "plain"),
         test_dir=folder,
-        results_xml=f"results-{seed}.xml",
+        results_xml=str(folder / f"results-{seed}.xml"),
         extra_env={
             "PYTHONPATH": str(_ROOT / "tests"),
             "COCOTB_LOG_LEVEL": os.environ.get("COCOTB_LOG_LEVEL", "WARNING"),
