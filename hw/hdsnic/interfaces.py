@@ -49,10 +49,10 @@ class FrameBeat(data.StructLayout):
 class SteeredFrame(data.StructLayout):
     """All that was decided about a verified frame whose beats are in the frame buffer.
 
-    `reason` is an RxOutcome below 16. With SPLIT, `header_length` bytes go to `queue`'s ring and the
-    `payload_length` bytes after them into a buffer of the application; the rest is padding. With
-    HEADER_ONLY, `header_length` bytes go to `queue`'s ring. Else the whole frame goes to queue 0:
-    `queue` is 0, `header_length` is `length`, `payload_length` is 0.
+    `reason` is an RxOutcome below 16. With SPLIT, `header_length` bytes go to `queue`'s ring and
+    the `payload_length` bytes after them into a buffer of the application; the rest is padding.
+    With HEADER_ONLY, `header_length` bytes go to `queue`'s ring. Else the whole frame goes to
+    queue 0: `queue` is 0, `header_length` is `length`, `payload_length` is 0.
     """
 
     def __init__(self, parameters):
@@ -173,7 +173,7 @@ class RegionRow(data.StructLayout):
 
 
 class RegionLookup(wiring.Signature):
-    """Read port of the region table, from the reader's side; the row comes one cycle after the index.
+    """Read port of the region table, from the reader's side; the row comes a cycle after the index.
 
     An index beyond the table reads as a row that is not live.
     """

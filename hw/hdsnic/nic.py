@@ -86,7 +86,7 @@ class Nic(wiring.Component):
         ):
             self._connect_port(m, axi, write, read)
 
-        # -- set-up ------------------------------------------------------------------------------------
+        # -- set-up --------------------------------------------------------------------------------
         connect(m, flipped(self.s_axil), registers.axil)
         for source, sink in (
             (registers.address_store, ingress.address_store),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from . import abi
 
-__all__ = ["Parameters", "ParameterError"]
+__all__ = ["ParameterError", "Parameters"]
 
 
 class ParameterError(ValueError):

@@ -4,7 +4,7 @@ From here come the Amaranth layouts, the numpy dtypes, the C header of the simul
 the tables of the datasheet. Needs nothing but Python (numpy only where a dtype is asked for).
 """
 
-from .layout import Access, Field, Layout, Register
+from .layout import Access, Field, Layout, Register  # noqa: F401
 from .layouts import *  # noqa: F403
 from .outcomes import *  # noqa: F403
 from .registers import *  # noqa: F403

@@ -70,9 +70,7 @@ class Layout:
         if len(data) < self.bytes:
             raise ValueError(f"{self.name} takes {self.bytes} bytes, got {len(data)}")
         total = int.from_bytes(bytes(data[: self.bytes]), "little")
-        return {
-            f.name: (total >> self.offsets[f.name]) & ((1 << f.bits) - 1) for f in self.fields
-        }
+        return {f.name: (total >> self.offsets[f.name]) & ((1 << f.bits) - 1) for f in self.fields}
 
     def as_amaranth(self):
         """The same layout for hardware: an `amaranth.lib.data.StructLayout`."""
@@ -141,7 +139,9 @@ class Register:
             at += f.bits
         for name, value in values.items():
             if name not in known:
-                raise ValueError(f"register {self.name} has no field {name!r}; it has {list(known)}")
+                raise ValueError(
+                    f"register {self.name} has no field {name!r}; it has {list(known)}"
+                )
             shift, bits = known[name]
             if not 0 <= int(value) < 1 << bits:
                 raise ValueError(f"{self.name}.{name} has {bits} bits, which cannot hold {value}")

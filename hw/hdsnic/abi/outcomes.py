@@ -68,7 +68,11 @@ class TxOutcome(_Outcome):
 
     SENT = 0, "handed to the MAC whole", "none"
     BAD_DESCRIPTOR = 1, "lengths or offsets contradict each other or the limits", "driver fault"
-    BAD_REGION = 2, "reference to a region that is not live or of another generation", "driver fault"
+    BAD_REGION = (
+        2,
+        "reference to a region that is not live or of another generation",
+        "driver fault",
+    )
     BAD_OWNER = 3, "reference to a region of another owner (R19)", "driver fault, or an attack"
     NO_PERMISSION = 4, "region does not grant NIC_READ", "register with that permission"
     OUT_OF_REGION = 5, "reference beyond the region's end", "driver or application fault"
@@ -86,4 +90,8 @@ class PostOutcome(_Outcome):
     DOUBLE_POST = 4, "element is posted or in flight already (R23)", "application fault"
     BAD_DOORBELL = 5, "doorbell beyond the ring; ignored", "application fault"
     FLUSHED = 6, "was ready, but its region was revoked or its queue disabled", "none"
-    PORT_ERROR = 7, "the memory port answered the read of the cell with an error", "check the memory"
+    PORT_ERROR = (
+        7,
+        "the memory port answered the read of the cell with an error",
+        "check the memory",
+    )

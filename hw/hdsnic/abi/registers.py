@@ -9,10 +9,11 @@ from .layout import Access, Field, Register
 from .outcomes import PostOutcome, RxOutcome, TxOutcome
 
 __all__ = [
-    "ABI_VERSION", "ADDRESS_BITS", "CONTROL_PAGE", "CONTROL", "COUNTERS_PAGE", "DOORBELLS_PAGE", "LISTENERS_MAX",
-    "LOCAL_ADDRESSES_MAX", "MAGIC", "MANAGEMENT", "MANAGEMENT_PAGE", "PAGE_BYTES", "POST_DOORBELL",
-    "QUEUES_MAX", "REGIONS_MAX", "STACK_DOORBELL", "post_counter", "post_doorbell_page", "port_counter",
-    "rx_counter", "rx_port_row", "stack_doorbell_page", "tx_counter", "COUNTER_BYTES", "PORT_COUNTERS",
+    "ABI_VERSION", "ADDRESS_BITS", "CONTROL", "CONTROL_PAGE", "COUNTERS_PAGE", "COUNTER_BYTES",
+    "DOORBELLS_PAGE", "LISTENERS_MAX", "LOCAL_ADDRESSES_MAX", "MAGIC", "MANAGEMENT",
+    "MANAGEMENT_PAGE", "PAGE_BYTES", "PORT_COUNTERS", "POST_DOORBELL", "QUEUES_MAX",
+    "REGIONS_MAX", "STACK_DOORBELL", "port_counter", "post_counter", "post_doorbell_page",
+    "rx_counter", "rx_port_row", "stack_doorbell_page", "tx_counter",
 ]  # fmt: skip
 
 MAGIC = 0x4E534448
@@ -72,7 +73,9 @@ class CONTROL:
             Field("promiscuous", 1, "pass frames for other MAC addresses"),
         ),
     )  # fmt: skip
-    MAC_LO = Register("MAC_LO", 0x040, Access.RW, "MAC address, first four bytes, first in bits 7:0")
+    MAC_LO = Register(
+        "MAC_LO", 0x040, Access.RW, "MAC address, first four bytes, first in bits 7:0"
+    )
     MAC_HI = Register("MAC_HI", 0x044, Access.RW, "MAC address, last two bytes")
     IRQ_STATUS = Register(
         "IRQ_STATUS", 0x050, Access.W1C, "bit q: queue q had an index written back since cleared"
@@ -86,7 +89,9 @@ class CONTROL:
     ERROR = Register(
         "ERROR", 0x060, Access.W1C, "refused settings and failures since cleared",
         (
-            Field("setting_refused", 1, "a register write was refused (R29, beyond limits, locked)"),
+            Field(
+                "setting_refused", 1, "a register write was refused (R29, beyond limits, locked)"
+            ),
             Field("header_write", 1, "header port: error response to a write"),
             Field("header_read", 1, "header port: error response to a read"),
             Field("payload_write", 1, "payload port: error response to a write"),
@@ -164,7 +169,9 @@ class MANAGEMENT:
         " queue is enabled",
     )  # fmt: skip
     REVOKE = Register(
-        "REVOKE", 0x010, Access.RW,
+        "REVOKE",
+        0x010,
+        Access.RW,
         "write: bit r revokes region r; read: the bits not yet acknowledged (I6)",
     )
     REGION_BASE_LO = Register(

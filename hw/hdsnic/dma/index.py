@@ -20,8 +20,9 @@ class IndexWriter(wiring.Component):
     """Coalesces updates of one half of the index slots and writes them when the port is idle.
 
     An update is taken every cycle. It is written back, together with those that it overtook, as
-    soon as `port_idle` is 1, and at the latest when 16 updates wait: one write of 8 bytes. `written`
-    gives the queue once the memory has acknowledged it: only then may software be interrupted.
+    soon as `port_idle` is 1, and at the latest when 16 updates wait: one write of 8 bytes.
+    `written` gives the queue once the memory has acknowledged it: only then may software be
+    interrupted.
 
     Parameters
     ----------
