@@ -11,9 +11,10 @@ from amaranth.lib.wiring import In, Out
 from . import abi
 
 __all__ = [
-    "AddressStore", "Doorbell", "FrameBeat", "IndexUpdate", "ListenerStore", "PostRingStore",
-    "QueueStore", "ReadBeat", "ReadClient", "ReadRequest", "RegionLookup", "RegionRow",
-    "SteeredFrame", "Strobe", "WriteBeat", "WriteClient", "WriteRequest", "count_bits",
+    "AddressStore", "Doorbell", "ExactStore", "Fault", "FrameBeat", "IndexUpdate", "ListenerStore",
+    "PostRingStore", "QueueStore", "ReadBeat", "ReadClient", "ReadRequest", "RegionLookup",
+    "RegionRow", "RssKeyStore", "RssTableStore", "SteeredFrame", "Strobe", "TxShareStore",
+    "WriteBeat", "WriteClient", "WriteRequest", "count_bits",
 ]  # fmt: skip
 
 
@@ -49,10 +50,13 @@ class FrameBeat(data.StructLayout):
 class SteeredFrame(data.StructLayout):
     """All that was decided about a verified frame whose beats are in the frame buffer.
 
-    `reason` is an RxOutcome below 16. With SPLIT, `header_length` bytes go to `queue`'s ring and
-    the `payload_length` bytes after them into a buffer of the application; the rest is padding.
-    With HEADER_ONLY, `header_length` bytes go to `queue`'s ring. Else the whole frame goes to
-    queue 0: `queue` is 0, `header_length` is `length`, `payload_length` is 0.
+    `reason` is an RxOutcome. With SPLIT, `header_length` bytes go to `queue`'s ring and the
+    `payload_length` bytes after them into buffers of the application; the rest is padding. With
+    HEADER_ONLY, `header_length` bytes go to `queue`'s ring. With PLACED (`rx.inject`) the whole
+    frame is payload for `queue`, `header_length` is 0 and `hash` the command's cookie. From
+    RX_RECORDS on (FAIR_SHARE) the beats are passed over and counted under `queue`. Else the whole
+    frame goes to queue 0: `queue` is 0, `header_length` is `length`, `payload_length` is 0.
+    `time_stamp` is the cycle count at the frame's last beat from the MAC.
     """
 
     def __init__(self, parameters):
@@ -63,6 +67,8 @@ class SteeredFrame(data.StructLayout):
                 "header_length": unsigned(length),
                 "payload_length": unsigned(length),
                 "queue": unsigned(max(1, (parameters.queues - 1).bit_length())),
+                "hash": unsigned(32),
+                "time_stamp": unsigned(64),
                 "tag": unsigned(12),
                 "reason": unsigned(5),
                 "vlan_tags": unsigned(2),
@@ -99,10 +105,88 @@ class ListenerStore(data.StructLayout):
                 "valid": unsigned(1),
                 "udp": unsigned(1),
                 "any_address": unsigned(1),
+                "rss": unsigned(1),  # `queue` is a context of receive-side scaling
                 "address": unsigned(max(1, (parameters.local_addresses - 1).bit_length())),
                 "queue": unsigned(max(1, (parameters.queues - 1).bit_length())),
                 "first": unsigned(16),
                 "last": unsigned(16),
+            }
+        )
+
+
+class ExactStore(data.StructLayout):
+    """A write into the table of exact rules; see `abi.EXACT_RULE`."""
+
+    def __init__(self, parameters):
+        p = parameters
+        super().__init__(
+            {
+                "slot": unsigned(max(1, (p.exact_ways * p.exact_rows - 1).bit_length())),
+                "valid": unsigned(1),
+                "ipv6": unsigned(1),
+                "udp": unsigned(1),
+                "rss": unsigned(1),
+                "queue": unsigned(max(1, (p.queues - 1).bit_length())),  # or context
+                "remote_port": unsigned(16),
+                "local_port": unsigned(16),
+                "remote": unsigned(128),  # first byte of the address in bits 7:0
+                "local": unsigned(128),
+            }
+        )
+
+
+class RssKeyStore(data.StructLayout):
+    """The key of a context of receive-side scaling; its first byte in bits 7:0."""
+
+    def __init__(self, parameters):
+        super().__init__(
+            {
+                "context": unsigned(max(1, (parameters.rss_contexts - 1).bit_length())),
+                "key": unsigned(8 * abi.RSS_KEY_BYTES),
+            }
+        )
+
+
+class RssTableStore(data.StructLayout):
+    """An entry of a context's indirection table."""
+
+    def __init__(self, parameters):
+        super().__init__(
+            {
+                "context": unsigned(max(1, (parameters.rss_contexts - 1).bit_length())),
+                "entry": unsigned((abi.RSS_ENTRIES - 1).bit_length()),
+                "queue": unsigned(max(1, (parameters.queues - 1).bit_length())),
+            }
+        )
+
+
+class TxShareStore(data.StructLayout):
+    """A queue's share and rate limit of transmission, as TX_SHARE and TX_RATE hold them (0 is not
+    yet replaced by its default). Comes at any time."""
+
+    def __init__(self, parameters):
+        super().__init__(
+            {
+                "queue": unsigned(max(1, (parameters.queues - 1).bit_length())),
+                "quantum": unsigned(16),  # 64 bytes
+                "burst": unsigned(16),  # 64 bytes
+                "rate": unsigned(32),  # bytes in 65,536 cycles
+            }
+        )
+
+
+class Fault(data.StructLayout):
+    """Something was refused or failed; becomes a completion of its queue (`abi.COMPLETION`).
+
+    `index` is the cell of the ring that it concerns, `status` the outcome.
+    """
+
+    def __init__(self, parameters):
+        super().__init__(
+            {
+                "queue": unsigned(max(1, (parameters.queues - 1).bit_length())),
+                "index": unsigned(32),
+                "status": unsigned(5),
             }
         )
 

@@ -23,6 +23,14 @@ class Parameters:
         Queues (receive, post and transmit ring each) and regions.
     listeners, range_listeners:
         Listener rules, and how many of them (from index 0) match a port range.
+    exact_ways, exact_rows:
+        Exact rules: ways, each of so many rows, in block RAM.
+    rss_contexts:
+        Keys and indirection tables of receive-side scaling.
+    chain_max:
+        Most buffers that one payload may take.
+    tso_bytes_max:
+        Most payload that one descriptor may have segmented.
     postable_max:
         Largest number of elements of a region that may be posted; two state bits each.
     frame_bytes_max:
@@ -45,6 +53,11 @@ class Parameters:
     listeners: int = 64
     range_listeners: int = 8
     local_addresses: int = 8
+    exact_ways: int = 4
+    exact_rows: int = 512
+    rss_contexts: int = 16
+    chain_max: int = 10
+    tso_bytes_max: int = 65536
     postable_max: int = 4096
     frame_bytes_max: int = 9018
     rx_buffer_bytes: int = 32768
@@ -72,6 +85,13 @@ class Parameters:
             f"1 to {abi.LOCAL_ADDRESSES_MAX}",
         )
         powers = [1 << n for n in range(31)]
+        check("exact_ways", (1, 2, 4), "1, 2 or 4")
+        check("exact_rows", powers[4:12], "a power of two, 16 to 2048")
+        check(
+            "rss_contexts", range(1, abi.RSS_CONTEXTS_MAX + 1), f"1 to {abi.RSS_CONTEXTS_MAX}"
+        )
+        check("chain_max", range(1, 15), "1 to 14")
+        check("tso_bytes_max", range(1460, 262145), "1460 to 262144")
         check("postable_max", powers[4:17], "a power of two, 16 to 65536")
         check("frame_bytes_max", range(1514, 9019), "1514 to 9018")
         check("rx_buffer_bytes", powers[14:21], "a power of two, 16 KiB to 1 MiB")

@@ -18,8 +18,11 @@ _PAGES = (
     (registers.post_doorbell_page(0), registers.POST_DOORBELL),
     (registers.stack_doorbell_page(0), registers.STACK_DOORBELL),
 )
-_LAYOUTS = (layouts.RECORD, layouts.DESCRIPTOR, layouts.REFERENCE, layouts.POST_CELL,
-            layouts.INDEX_SLOT)  # fmt: skip
+_LAYOUTS = (
+    layouts.RECORD, layouts.TIME_STAMP, layouts.CHAINED_BUFFER, layouts.DESCRIPTOR,
+    layouts.VLAN_TAG, layouts.REFERENCE, layouts.POST_CELL, layouts.INDEX_SLOT, layouts.COMMAND,
+    layouts.COMMAND_RANGE, layouts.EXACT_RULE, layouts.COMPLETION,
+)  # fmt: skip
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple]) -> str:

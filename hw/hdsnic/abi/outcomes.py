@@ -27,20 +27,24 @@ class _Outcome(IntEnum):
 class RxOutcome(_Outcome):
     """Outcome of a received frame. Below 16: a record exists; from 16 on: dropped and counted.
 
-    The outcomes of a record are also the `reason` field of the record: SPLIT and HEADER_ONLY go to
-    the steered queue, the others whole to queue 0.
+    The outcomes of a record are also the `reason` field of the record: SPLIT, HEADER_ONLY and
+    PLACED go to their queue, the others whole to queue 0.
     """
 
     SPLIT = 0, "payload written to the application, header to the stack", "none: this is the aim"
     HEADER_ONLY = 1, "steered frame without payload; takes no buffer (R8)", "none"
     NOT_IP = 2, "neither IPv4 nor IPv6 (ARP, LLDP and others)", "none: the stack handles it"
     FRAGMENT = 3, "IPv4 fragment or IPv6 fragment header", "lower the path MTU at the sender"
-    NOT_TCP = 4, "IP with another protocol than TCP (ICMP, UDP, tunnels)", "none"
+    NOT_TCP = 4, "IP with another protocol than TCP, UDP and tunnels (ICMP and others)", "none"
     EXTENSION = 5, "IPv6 extension header that is not passed over", "none"
     SYN_PAYLOAD = 6, "SYN with payload (R31)", "none: the stack handles it"
     NO_RULE = 7, "no steering rule matched", "install a rule; expected for scans and late segments"
     LONG_HEADER = 8, "headers of more than 256 bytes", "none"
     NOT_LOCAL = 9, "IP destination is none of the local addresses", "check the local addresses"
+    PLACED = 10, "bytes of header memory moved to a buffer on command", "none"
+    MALFORMED = 11, "would have been dropped; delivered by the debug switch (R13)", "none"
+    UDP_WHOLE = 12, "UDP for a queue whose mode does not split it", "set the queue's `udp_split`"
+    TUNNEL = 13, "IP in IP, GRE, ESP or another tunnel", "none: the stack handles it"
 
     BAD_FCS = 16, "the MAC marked the frame bad (R5)", "check cable, transceiver, clocks"
     RUNT = 17, "shorter than 14 bytes, or than its own headers", "find the sender of the frame"
@@ -54,9 +58,14 @@ class RxOutcome(_Outcome):
     L4_CHECKSUM = 25, "TCP or UDP checksum wrong (I5)", "find the faulty hop"
     NO_BUFFER = 26, "no posted buffer in the queue (R11)", "the application must post more, sooner"
     NO_RING_SPACE = 27, "no space in the receive ring (R11)", "the stack is late, or a larger ring"
-    PAYLOAD_TOO_LARGE = 28, "payload larger than a posted buffer", "register larger elements"
+    PAYLOAD_TOO_LARGE = 28, "payload larger than the longest chain of posted buffers", (
+        "register larger elements"
+    )
     BAD_REGION = 29, "the claimed buffer's region was revoked or is not the queue's (I2)", "none"
     PORT_ERROR = 30, "a memory port answered with an error; the record is void", "check the memory"
+    FAIR_SHARE = 31, "frame buffer above the watermark, and the queue over its share (I7)", (
+        "this queue's memory or rings are too slow for what it is sent"
+    )
 
 
 RX_RECORDS = 16

@@ -10,16 +10,16 @@ from .outcomes import PostOutcome, RxOutcome, TxOutcome
 
 __all__ = [
     "ABI_VERSION", "ADDRESS_BITS", "CONTROL", "CONTROL_PAGE", "COUNTERS_PAGE", "COUNTER_BYTES",
-    "DOORBELLS_PAGE", "LISTENERS_MAX", "LOCAL_ADDRESSES_MAX", "MAGIC", "MANAGEMENT",
+    "DOORBELLS_PAGE", "EXACT_TAG", "LISTENERS_MAX", "LOCAL_ADDRESSES_MAX", "MAGIC", "MANAGEMENT",
     "MANAGEMENT_PAGE", "PAGE_BYTES", "PORT_COUNTERS", "POST_DOORBELL", "QUEUES_MAX",
-    "REGIONS_MAX", "STACK_DOORBELL", "port_counter", "post_counter", "post_doorbell_page",
+    "REGIONS_MAX", "RSS_CONTEXTS_MAX", "RSS_ENTRIES", "RSS_KEY_BYTES", "STACK_DOORBELL", "port_counter", "post_counter", "post_doorbell_page",
     "rx_counter", "rx_port_row", "stack_doorbell_page", "tx_counter",
 ]  # fmt: skip
 
 MAGIC = 0x4E534448
 """The bytes `HDSN` at the start of the control page."""
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Raised with every change of this contract that an older driver would misread."""
 
 PAGE_BYTES = 4096
@@ -30,6 +30,12 @@ QUEUES_MAX = 16
 REGIONS_MAX = 16
 LISTENERS_MAX = 64
 LOCAL_ADDRESSES_MAX = 8
+RSS_CONTEXTS_MAX = 16
+RSS_ENTRIES = 128
+"""Entries of an indirection table of receive-side scaling."""
+RSS_KEY_BYTES = 40
+EXACT_TAG = 1024
+"""A record's `tag` from here on names an exact rule: EXACT_TAG + slot, modulo 4096."""
 
 CONTROL_PAGE = 0x0000
 MANAGEMENT_PAGE = 0x1000
@@ -63,6 +69,21 @@ class CONTROL:
     REFERENCES_MAX = Register("REFERENCES_MAX", 0x020, Access.RO, "references in a descriptor")
     FRAME_BYTES_MAX = Register("FRAME_BYTES_MAX", 0x024, Access.RO, "largest frame without FCS")
     POSTABLE_MAX = Register("POSTABLE_MAX", 0x028, Access.RO, "largest REGION_POSTABLE")
+    FEATURES = Register(
+        "FEATURES", 0x02C, Access.RO, "what the device can do",
+        (
+            Field("exact_rules", 1, "exact 5-tuple rules"),
+            Field("rss", 1, "receive-side scaling"),
+            Field("udp_split", 1, "UDP split by queue mode"),
+            Field("chains", 1, "payload over several buffers"),
+            Field("time_stamps", 1, "time stamps in records"),
+            Field("tso", 1, "segmentation of TCP"),
+            Field("vlan_insertion", 1, "VLAN tag insertion"),
+            Field("commands", 1, "command and completion rings"),
+            Field("tx_rate", 1, "transmit shares and rate limits"),
+            Field("moderation", 1, "interrupt moderation"),
+        ),
+    )  # fmt: skip
     CYCLES_LO = Register("CYCLES_LO", 0x030, Access.RO, "cycle count; reading it latches CYCLES_HI")
     CYCLES_HI = Register("CYCLES_HI", 0x034, Access.RO, "high half of the cycle count last read")
     SWITCHES = Register(
@@ -71,6 +92,7 @@ class CONTROL:
             Field("receive", 1, "take frames from the MAC"),
             Field("transmit", 1, "serve transmit rings"),
             Field("promiscuous", 1, "pass frames for other MAC addresses"),
+            Field("deliver_malformed", 1, "frames of wrong lengths or checksums go whole to queue 0"),
         ),
     )  # fmt: skip
     MAC_LO = Register(
@@ -96,8 +118,39 @@ class CONTROL:
             Field("header_read", 1, "header port: error response to a read"),
             Field("payload_write", 1, "payload port: error response to a write"),
             Field("payload_read", 1, "payload port: error response to a read"),
+            Field("header_write_failed", 1, "header port: no answer within PORT_TIMEOUT; out of use"),
+            Field("header_read_failed", 1, "the same for its reads"),
+            Field("payload_write_failed", 1, "payload port: likewise"),
+            Field("payload_read_failed", 1, "the same for its reads"),
+            Field("mac_stalled", 1, "the MAC took nothing for PORT_TIMEOUT; frames were flushed"),
+            Field("completion_lost", 1, "a completion found no room in its ring"),
         ),
     )  # fmt: skip
+    EXACT_WAYS = Register("EXACT_WAYS", 0x064, Access.RO, "slots in which a flow may stand")
+    EXACT_ROWS = Register(
+        "EXACT_ROWS", 0x068, Access.RO, "rows of each way; slot = way x EXACT_ROWS + row"
+    )
+    RSS_CONTEXTS = Register("RSS_CONTEXTS", 0x06C, Access.RO, "contexts of receive-side scaling")
+    CHAIN_MAX = Register("CHAIN_MAX", 0x070, Access.RO, "most buffers of one payload")
+    TSO_BYTES_MAX = Register("TSO_BYTES_MAX", 0x074, Access.RO, "most payload to be segmented")
+    RX_WATERMARK = Register(
+        "RX_WATERMARK", 0x078, Access.RW,
+        "when frames wait in the frame buffer beyond this many bytes, those of a queue that holds"
+        " more than its share are dropped first; 0 after reset: never",
+        (
+            Field("watermark", 16, "64 bytes"),
+            Field("share", 16, "64 bytes"),
+        ),
+    )  # fmt: skip
+    PORT_TIMEOUT = Register(
+        "PORT_TIMEOUT", 0x07C, Access.RW,
+        "cycles without an answer after which a memory port counts as failed, and without a beat"
+        " taken after which the MAC counts as stalled; 0: never. After reset: 1,048,576",
+    )  # fmt: skip
+    RESET = Register(
+        "RESET", 0x080, Access.WO,
+        "writing 0x52455345 resets the device, but for management settings of live regions (R28)",
+    )
     ADDRESS_WORD = Register(
         "ADDRESS_WORD", 0x100, Access.WO,
         "four words: the local address to be stored, network byte order, first byte in bits 7:0"
@@ -127,9 +180,38 @@ class CONTROL:
             Field("valid", 1, "0 clears the rule"),
             Field("udp", 1, "1: UDP, 0: TCP"),
             Field("any_address", 1, "match every local address"),
-            Field("spare", 1, "zero"),
+            Field("rss", 1, "1: `queue` is a context of receive-side scaling"),
             Field("address", 4, "index of the local address"),
-            Field("queue", 8, "queue of matching frames"),
+            Field("queue", 8, "queue of matching frames, or context"),
+        ),
+    )  # fmt: skip
+    COMMAND_RING = Register(
+        "COMMAND_RING", 0x130, Access.RW,
+        "command ring; writing it switches commands on (or, with `log2_bytes` 0, off), indices"
+        " start at zero",
+        (
+            Field("base", 24, "offset in header memory, in 4 KiB; aligned to the ring's size"),
+            Field("log2_bytes", 8, "12 to 22, or 0: off"),
+        ),
+    )  # fmt: skip
+    COMMAND_CONSUMER = Register(
+        "COMMAND_CONSUMER", 0x134, Access.RO, "command ring: cells that the device has read"
+    )
+    RSS_KEY_WORD = Register(
+        "RSS_KEY_WORD", 0x140, Access.WO,
+        "the hash key to be stored: first byte of the key in bits 7:0 of word 0",
+        count=RSS_KEY_BYTES // 4,
+    )  # fmt: skip
+    RSS_KEY_STORE = Register(
+        "RSS_KEY_STORE", 0x168, Access.WO, "store RSS_KEY_WORD as the key of a context",
+        (Field("context", 8, "context"),),
+    )  # fmt: skip
+    RSS_TABLE_STORE = Register(
+        "RSS_TABLE_STORE", 0x16C, Access.WO, "store an entry of an indirection table",
+        (
+            Field("context", 8, "context"),
+            Field("entry", 8, "entry: the low 7 bits of the hash"),
+            Field("queue", 8, "queue"),
         ),
     )  # fmt: skip
     RX_RING = Register(
@@ -155,6 +237,40 @@ class CONTROL:
             Field("busy", 1, "quiescing: indices are not yet final"),
             Field("stopped", 1, "transmit stopped after an OVERRUN or a port error"),
         ), count=QUEUES_MAX, stride=16,
+    )  # fmt: skip
+    COMPLETION_RING = Register(
+        "COMPLETION_RING", 0x40C, Access.RW,
+        "completion ring of a queue; refused while the queue is enabled; `log2_bytes` 0: none",
+        (
+            Field("base", 24, "offset in header memory, in 4 KiB; aligned to the ring's size"),
+            Field("log2_bytes", 8, "12 to 22, or 0"),
+        ), count=QUEUES_MAX, stride=16,
+    )  # fmt: skip
+    QUEUE_MODE = Register(
+        "QUEUE_MODE", 0x800, Access.RW, "modes of a queue; refused while the queue is enabled",
+        (
+            Field("udp_split", 1, "split UDP, too"),
+            Field("time_stamps", 1, "a time stamp in every record"),
+            Field("stop_on_refusal", 1, "a refused descriptor stops transmission, as an error does"),
+        ), count=QUEUES_MAX, stride=16,
+    )  # fmt: skip
+    IRQ_MODERATION = Register(
+        "IRQ_MODERATION", 0x804, Access.RW,
+        "an interrupt of a queue waits for so many index updates, or so long after the first;"
+        " zero: at once",
+        (Field("updates", 8, "index updates"), Field("cycles", 24, "cycles")),
+        count=QUEUES_MAX, stride=16,
+    )  # fmt: skip
+    TX_SHARE = Register(
+        "TX_SHARE", 0x808, Access.RW, "deficit round robin of transmission",
+        (
+            Field("quantum", 16, "64 bytes that the queue may send a round; 0: 64 (4 KiB)"),
+            Field("burst", 16, "64 bytes that a rate limit lets through at once; 0: 256 (16 KiB)"),
+        ), count=QUEUES_MAX, stride=16,
+    )  # fmt: skip
+    TX_RATE = Register(
+        "TX_RATE", 0x80C, Access.RW, "bytes that a queue may send in 65,536 cycles; 0: no limit",
+        count=QUEUES_MAX, stride=16,
     )  # fmt: skip
 
 
@@ -240,6 +356,12 @@ class STACK_DOORBELL:
 
     TX_PRODUCER = Register("TX_PRODUCER", 0x000, Access.WO, "transmit ring: cells written")
     RX_CONSUMER = Register("RX_CONSUMER", 0x004, Access.WO, "receive ring: cells handed back")
+    COMPLETION_CONSUMER = Register(
+        "COMPLETION_CONSUMER", 0x008, Access.WO, "completion ring: cells handed back"
+    )
+    COMMAND_PRODUCER = Register(
+        "COMMAND_PRODUCER", 0x00C, Access.WO, "on the page of queue 0: command ring, cells written"
+    )
 
 
 # Counters: 64 bits each; reading the low word latches the high word.
