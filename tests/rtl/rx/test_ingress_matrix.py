@@ -32,6 +32,7 @@ def matrix(kind):
                 "checksum_good": int(kind != "icmp"),
                 "queue": 0,
                 "tag": 0,
+                "hash": 0,
             }
             if kind == "tcp":
                 reason = RxOutcome.SPLIT if size else RxOutcome.HEADER_ONLY
