@@ -1,0 +1,50 @@
+"""Fences: when every frame that was looked up before has completed (R15)."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Fence"]
+
+_FRAMES_BITS = 16  # many more frames than the buffer and the commit queue hold
+
+
+class Fence(wiring.Component):
+    """Counts frames in flight; `users` of it may each wait for those that are there when it begins.
+
+    Frames complete in the order in which egress takes them, so a count is enough. A frame that a
+    command injects may overtake frames that wait in the frame buffer: it is added to every wait
+    that is under way, which then ends no sooner than it must.
+
+    Ports
+    -----
+    looked_up, completed: pulse for each frame from the wire as it is looked up, and for each frame
+    as its outcome is known. injected: pulse for each frame of a command as egress takes it.
+    begin: begins a fence, anew if one is under way. waiting: from the next cycle, until it is done.
+    """
+
+    def __init__(self, users):
+        self.users = users
+        super().__init__(
+            {
+                "looked_up": In(1),
+                "injected": In(1),
+                "completed": In(1),
+                "begin": In(1).array(users),
+                "waiting": Out(1).array(users),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        in_flight, now = Signal(_FRAMES_BITS), Signal(_FRAMES_BITS)
+        m.d.comb += now.eq(in_flight + self.looked_up + self.injected - self.completed)
+        m.d.sync += in_flight.eq(now)
+        for k in range(self.users):
+            left = Signal(_FRAMES_BITS, name=f"left_{k}")
+            m.d.comb += self.waiting[k].eq(left != 0)
+            with m.If(self.begin[k]):
+                m.d.sync += left.eq(now)
+            with m.Elif(self.waiting[k]):
+                m.d.sync += left.eq(left + self.injected - self.completed)
+        return m
