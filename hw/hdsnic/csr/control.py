@@ -85,7 +85,7 @@ class RegisterBlock(wiring.Component):
 
     Parameters
     ----------
-    features: names of the FEATURES bits that are set.
+    features: names of the FEATURES bits that are set. lookup_cycles: of `Fence`.
 
     Ports
     -----
@@ -97,9 +97,9 @@ class RegisterBlock(wiring.Component):
     `hdsnic.nic`.
     """
 
-    def __init__(self, parameters, features=()):
+    def __init__(self, parameters, features=(), lookup_cycles=0):
         self.parameters = parameters
-        self.features = features
+        self.features, self.lookup_cycles = features, lookup_cycles
         p = parameters
         self._queue_bits = max(1, (p.queues - 1).bit_length())
         super().__init__(
@@ -237,7 +237,7 @@ class RegisterBlock(wiring.Component):
         queue_modes(m, p, d, live, clear, modes, moderation.store, self.tx_share_store)
         steering_registers(m, p, d, clear, self)
 
-        m.submodules.fence = fence = Fence(2)
+        m.submodules.fence = fence = Fence(2, self.lookup_cycles)
         m.d.comb += [
             fence.looked_up.eq(self.looked_up),
             fence.injected.eq(self.injected),

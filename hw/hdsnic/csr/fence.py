@@ -16,15 +16,20 @@ class Fence(wiring.Component):
     command injects may overtake frames that wait in the frame buffer: it is added to every wait
     that is under way, which then ends no sooner than it must.
 
+    Parameters
+    ----------
+    users: how many may wait at a time. lookup_cycles: from the first table that is read for a frame
+    to its `looked_up`; so long after `begin`, frames that saw older tables have been counted.
+
     Ports
     -----
-    looked_up, completed: pulse for each frame from the wire as it is looked up, and for each frame
-    as its outcome is known. injected: pulse for each frame of a command as egress takes it.
+    looked_up, completed: pulse for each frame from the wire once it was looked up, and for each
+    frame as its outcome is known. injected: pulse for each frame of a command as egress takes it.
     begin: begins a fence, anew if one is under way. waiting: from the next cycle, until it is done.
     """
 
-    def __init__(self, users):
-        self.users = users
+    def __init__(self, users, lookup_cycles):
+        self.users, self.lookup_cycles = users, lookup_cycles
         super().__init__(
             {
                 "looked_up": In(1),
@@ -42,9 +47,12 @@ class Fence(wiring.Component):
         m.d.sync += in_flight.eq(now)
         for k in range(self.users):
             left = Signal(_FRAMES_BITS, name=f"left_{k}")
-            m.d.comb += self.waiting[k].eq(left != 0)
+            ahead = Signal(range(self.lookup_cycles + 2), name=f"ahead_{k}")
+            m.d.comb += self.waiting[k].eq((ahead != 0) | (left != 0))
             with m.If(self.begin[k]):
-                m.d.sync += left.eq(now)
-            with m.Elif(self.waiting[k]):
+                m.d.sync += ahead.eq(self.lookup_cycles + 1)
+            with m.Elif(ahead != 0):
+                m.d.sync += [ahead.eq(ahead - 1), left.eq(now)]
+            with m.Elif(left != 0):
                 m.d.sync += left.eq(left + self.injected - self.completed)
         return m

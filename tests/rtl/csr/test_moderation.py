@@ -123,9 +123,11 @@ def test_a_new_limit_lets_go_what_waits():
     moderated(scenario)
 
 
-def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner():
-    """Random traffic: frames in a buffer, frames that commands inject before them."""
-    dut = Fence(2)
+@pytest.mark.parametrize("lookup_cycles", [0, 1, 9])
+def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner(lookup_cycles):
+    """Random traffic: frames whose tables are being read, frames in a buffer, frames that commands
+    inject before them."""
+    dut = Fence(2, lookup_cycles)
     rng = Random(4)
     waits = [0, 0]
 
@@ -134,11 +136,14 @@ def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner():
         number = 0
         pending = [set(), set()]
         began = [False, False]
+        reading = [0] * lookup_cycles  # numbers of frames between table and pulse, 0: none
         for _ in range(4000):
-            looked_up, injected = rng.random() < 0.4, rng.random() < 0.1
+            number += 1
+            reading.append(number if rng.random() < 0.4 else 0)
+            looked_up, injected = reading.pop(0), rng.random() < 0.1
             completed = bool(taken) and rng.random() < 0.6
             begin = [rng.random() < 0.05 for _ in range(2)]
-            ctx.set(dut.looked_up, looked_up)
+            ctx.set(dut.looked_up, looked_up > 0)
             ctx.set(dut.injected, injected)
             ctx.set(dut.completed, completed)
             for k in range(2):
@@ -153,11 +158,10 @@ def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner():
                 for frames in pending:
                     frames.discard(done)
             if looked_up:
-                number += 1
-                buffered.append(number)
+                buffered.append(looked_up)
             for k in range(2):
                 if begin[k]:
-                    pending[k] = {*buffered, *(f for f in taken if f)}
+                    pending[k] = {f for f in (*reading, *buffered, *taken) if f}
                     began[k] = True
             if injected:
                 taken.append(0)
