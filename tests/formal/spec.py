@@ -12,10 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from amaranth.hdl import Assert, Assume, ClockDomain, Elaboratable, Fragment, Module, Mux, Signal
+from amaranth.hdl import (
+    Array,
+    Assert,
+    Assume,
+    ClockDomain,
+    Elaboratable,
+    Fragment,
+    Module,
+    Mux,
+    Signal,
+)
 from amaranth.lib.memory import Memory
 
-__all__ = ["Mutant", "Property", "Spec", "View", "as_value", "count_ones", "mutated", "rows_in_order"]
+__all__ = ["Mutant", "Property", "Spec", "View", "as_value", "count_ones", "mutated", "specs_of"]
 
 _ROWS_MAX = 64
 """Rows of a memory that a specification may look at."""
@@ -187,6 +197,32 @@ class Spec(Elaboratable):
     def view(self, block):
         return View(self._views[id(block)])
 
+    def fifo(self, m, fifo):
+        """What lies in a FIFO, oldest first, as (valid, word) pairs; asserts its pointers' helpers."""
+        inner = self.view(fifo)
+        rows = Array(self.rows(inner.storage))
+        depth = len(rows)
+        produce, consume = inner.produce, inner.consume
+        level = getattr(inner, "inner_level", fifo.level)
+        end = Signal(range(2 * depth + 1))
+        m.d.comb += end.eq(consume + level)
+        self.helper(m, (produce < depth) & (consume < depth) & (level <= depth))
+        self.helper(m, produce == Mux(end >= depth, end - depth, end))
+        words = []
+        for k in range(depth):
+            at, word = Signal(range(2 * depth)), Signal.like(fifo.r_data)
+            m.d.comb += [at.eq(consume + k), word.eq(rows[Mux(at >= depth, at - depth, at)])]
+            words.append((level > k, word))
+        if not hasattr(inner, "inner_level"):
+            return words
+        # A register of its own stands in front of the rows.
+        shifted = [(fifo.r_rdy, fifo.r_data), *words]
+        ready = fifo.r_rdy
+        return [
+            (Mux(ready, v, w), Mux(ready, a, b))
+            for (v, a), (w, b) in zip(shifted, [*words, (0, 0)], strict=True)
+        ]
+
     def rows(self, memory):
         """The words of a small memory."""
         return self._views[id(memory)]["rows"]
@@ -234,11 +270,6 @@ def as_value(thing):
 
 def count_ones(bits):
     return sum((bit for bit in bits), start=0)
-
-
-def rows_in_order(rows, first, depth):
-    """The rows of a ring of `depth` words as (distance from `first`, row) pairs."""
-    return [(Mux(first <= k, k - first, k + depth - first), row) for k, row in enumerate(rows)]
 
 
 def specs_of(module):
