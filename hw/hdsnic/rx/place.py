@@ -198,6 +198,8 @@ class Placer(wiring.Component):
             ),
             fits.eq(remaining <= (1 << row.log2_element_bytes)),
             length.eq(Mux(fits, remaining, 1 << row.log2_element_bytes)),
+            # Also while a decision waits; only a frame's first cycle looks at its first handle.
+            self.claim_region.index.eq(handle.at.region),
             self.discard.payload.handle.eq(handle),
             self.discard.payload.queue.eq(frame.queue),
         ]
@@ -278,7 +280,6 @@ class Placer(wiring.Component):
                 ):
                     m.next = "decision"
             with m.State("next"):
-                m.d.comb += self.claim_region.index.eq(handle.at.region)
                 m.d.sync += needed.eq(cells_of(extensions))
                 m.next = "decision"
             with m.State("decision"):
