@@ -54,9 +54,8 @@ class Nic(wiring.Component):
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
         m.submodules.registers = registers = RegisterBlock(p)
         m.submodules.regions = regions = RegionTable(p, 3)
-        m.submodules.rx_index = rx_index = IndexWriter(p, 0)
-        m.submodules.tx_index = tx_index = IndexWriter(p, 1)
-        m.submodules.header_write = header_write = WritePort(p, 3)
+        m.submodules.index = index = IndexWriter(p)
+        m.submodules.header_write = header_write = WritePort(p, 2)
         m.submodules.header_read = header_read = ReadPort(p, 1)
         m.submodules.payload_write = payload_write = WritePort(p, 1)
         m.submodules.payload_read = payload_read = ReadPort(p, 2)
@@ -73,13 +72,10 @@ class Nic(wiring.Component):
         connect(m, transmit.descriptors, header_read.clients[0])
         connect(m, transmit.mac, to_mac.beats)
         connect(m, to_mac.axis, flipped(self.m_axis_tx))
-        for client, writer, source in ((1, rx_index, egress.index), (2, tx_index, transmit.index)):
-            connect(m, writer.write, header_write.clients[client])
-            connect(m, source, writer.update)
-            m.d.comb += [
-                writer.base.eq(registers.index_base),
-                writer.port_idle.eq(header_write.idle),
-            ]
+        connect(m, egress.index, index.rx_update)
+        connect(m, transmit.index, index.tx_update)
+        connect(m, index.write, header_write.clients[1])
+        m.d.comb += [index.base.eq(registers.index_base), index.port_idle.eq(header_write.idle)]
         for axi, write, read in (
             (self.m_axi_hdr, header_write, header_read),
             (self.m_axi_pay, payload_write, payload_read),
@@ -97,8 +93,8 @@ class Nic(wiring.Component):
             (registers.post_producer, egress.post_producer),
             (registers.tx_ring_store, transmit.tx_ring_store),
             (registers.tx_producer, transmit.tx_producer),
-            (rx_index.written, registers.rx_written),
-            (tx_index.written, registers.tx_written),
+            (index.rx_written, registers.rx_written),
+            (index.tx_written, registers.tx_written),
         ):
             connect(m, source, sink)
         connect(m, registers.element_clear, egress.element_clear)
@@ -138,6 +134,7 @@ class Nic(wiring.Component):
                 "rx_bytes": (ingress.frame_done, ingress.frame_bytes),
                 "tx_frames": (transmit.frame_done, 1),
                 "tx_bytes": (transmit.frame_done, transmit.frame_bytes),
+                "tx_flushed": (to_mac.flushed, 1),
             },
         )  # fmt: skip
         return m
@@ -174,7 +171,6 @@ class Nic(wiring.Component):
             read.rid.eq(axi.rid),
             read.rdata.eq(axi.rdata),
             read.rresp.eq(axi.rresp),
-            read.rlast.eq(axi.rlast),
             read.rvalid.eq(axi.rvalid),
             axi.rready.eq(read.rready),
         ]

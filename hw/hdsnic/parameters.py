@@ -42,7 +42,8 @@ class Parameters:
     post_prefetch:
         Buffers kept ready for each queue; hides the latency of the payload port.
     outstanding:
-        Memory transactions in flight on a port and direction.
+        Memory transactions in flight on a port and direction, for reads of each block; 256 hides
+        200 cycles of latency at a burst a cycle.
     address_bits, id_bits:
         Of the memory ports.
     """
@@ -64,7 +65,7 @@ class Parameters:
     tx_buffer_bytes: int = 32768
     references_max: int = 64
     post_prefetch: int = 16
-    outstanding: int = 32
+    outstanding: int = 256
     address_bits: int = 40
     id_bits: int = 4
 
