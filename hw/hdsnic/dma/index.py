@@ -12,7 +12,7 @@ from ..interfaces import IndexUpdate, Strobe, WriteClient
 __all__ = ["IndexWriter"]
 
 _UPDATES_MAX = 16
-"""A write-back is overdue after so many updates of a half; before that it waits for an idle port."""
+"""So many updates of a half make a write-back overdue; before that it waits for an idle port."""
 _HALF_BYTES = 8
 
 
@@ -108,8 +108,8 @@ class IndexWriter(wiring.Component):
                 with_it.eq(dirty[half].bit_select(chosen, 1) | fresh),
             ]
             cleared = Mux(start, 1 << chosen, 0)
-            marked = Mux(update.valid & ~(start & fresh), 1 << update.payload.queue, 0)
-            m.d.sync += dirty[half].eq((dirty[half] & ~cleared) | marked)
+            marked = Mux(update.valid, 1 << update.payload.queue, 0)
+            m.d.sync += dirty[half].eq((dirty[half] | marked) & ~cleared)
             with m.If(start & with_it):
                 m.d.sync += waiting[half].eq(0)
             with m.Elif(update.valid & (waiting[half] != _UPDATES_MAX)):

@@ -18,8 +18,8 @@ from .bursts import BurstSplitter
 __all__ = ["ReadPort"]
 
 _BUFFER_BEATS = 320
-"""Beats set aside for each block: 200 cycles of latency, the port's own, and a burst. More would only
-make the other blocks wait longer behind it."""
+"""Beats set aside for each block: 200 cycles of latency, the port's own, and a burst. More would
+only make the other blocks wait longer behind it."""
 _BURST_BEATS = 64
 """Longest burst: what is left of the room over a round trip can still take one."""
 

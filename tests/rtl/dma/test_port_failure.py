@@ -34,10 +34,25 @@ def patience(dut, cycles=TIMEOUT):
     return run
 
 
+def content(address, length):
+    return bytes((address // 7 + k) & 0xFF for k in range(length))
+
+
+def uncounted(dut):
+    """A process that sees that a failed port counts no bytes: it moves none."""
+
+    async def run(ctx):
+        while True:
+            *_, failed, counted = await ctx.tick().sample(dut.failed, dut.bytes_valid)
+            assert not (failed and counted)
+
+    return run
+
+
 def work(client, requests, bus_bytes, ends):
     return (
         requester(client, requests),
-        sender(client, requests, bus_bytes),
+        sender(client, requests, bus_bytes, content),
         verdicts(client, len(requests), ends),
     )
 
@@ -52,7 +67,8 @@ def test_every_write_ends_with_an_error_when_the_memory_stops(bus_bytes, stopped
     ends = ([], [])
     simulate(
         dut, patience(dut), *work(dut.clients[0], requests, bus_bytes, ends[0]),
-        *work(dut.clients[1], requests, bus_bytes, ends[1]), background=(memory.run,),
+        *work(dut.clients[1], requests, bus_bytes, ends[1]),
+        background=(memory.run, uncounted(dut)),
     )  # fmt: skip
     assert ends == ([1] * 20, [1] * 20)
 
@@ -142,6 +158,26 @@ def test_an_address_on_offer_stays_until_it_is_taken_and_no_other_follows():
     )  # fmt: skip
 
 
+def test_a_memory_has_failed_after_timeout_cycles_and_no_earlier():
+    dut = write_port(8, 1)
+    memory = WriteMemory(dut)
+    memory.takes_addresses = False
+    cycles = []
+
+    async def watch(ctx):
+        await ctx.tick().until(dut.awvalid)  # 1 in the cycle before this tick
+        for cycle in range(2, 10 * TIMEOUT):
+            if ctx.get(dut.failed):
+                cycles.append(cycle - 2)
+                return
+            await ctx.tick()
+
+    simulate(
+        dut, patience(dut), watch, *work(dut.clients[0], [(0, 8)], 8, []), background=(memory.run,)
+    )
+    assert cycles == [TIMEOUT]
+
+
 @pytest.mark.parametrize(("timeout", "late"), [(0, 3000), (TIMEOUT, TIMEOUT - 1)])
 def test_a_slow_memory_has_not_failed(timeout, late):
     dut = write_port(8, 1)
@@ -222,7 +258,7 @@ def test_every_read_is_answered_in_full_with_errors_when_the_memory_stops(bus_by
         dut, patience(dut),
         *(requester(client, requests) for client in dut.clients),
         *(answers(client, 20, out) for client, out in zip(dut.clients, got, strict=True)),
-        background=(memory.run,),
+        background=(memory.run, uncounted(dut)),
     )  # fmt: skip
     for out in got:
         for (address, length), beats in zip(requests, out, strict=True):

@@ -153,6 +153,25 @@ def test_a_mac_that_comes_back_amid_a_frame_gets_the_next_one_whole(bus_bytes):
     assert len(mac.bad) == 1 and mac.flushed == 1
 
 
+@WIDTHS
+@pytest.mark.parametrize("back_after", range(40, 48))
+def test_frames_that_come_while_the_mac_comes_back_are_whole_or_counted(bus_bytes, back_after):
+    dut = FrameToMAC(bus_bytes)
+    mac, frames = Mac(dut), frames_of(bus_bytes, 120)
+
+    async def blink(ctx):
+        ctx.set(dut.timeout, TIMEOUT)
+        await ctx.tick().repeat(10)
+        mac.takes = False
+        await ctx.tick().repeat(back_after)
+        assert ctx.get(dut.stalled)
+        mac.takes = True
+
+    simulate(dut, blink, source(dut, frames, bus_bytes), background=(mac.run,))
+    assert set(mac.frames) <= set(frames) and len(mac.bad) <= 1
+    assert 0 < mac.flushed == len(frames) - len(mac.frames)
+
+
 def test_a_slow_mac_has_not_stalled():
     dut = FrameToMAC(8)
     mac, frames = Mac(dut), frames_of(8, 6)
