@@ -15,12 +15,12 @@ from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
 from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
 from .rx.egress import Egress
-from .rx.ingress import Ingress
+from .rx.ingress import LOOKUP_CYCLES, Ingress
 from .tx.transmit import Transmit
 
 __all__ = ["FEATURES", "Nic"]
 
-FEATURES = ("commands", "moderation")
+FEATURES = ("exact_rules", "rss", "udp_split", "commands", "moderation")
 """What the card can do, as the register FEATURES tells it: the fields that are 1."""
 
 
@@ -56,7 +56,7 @@ class Nic(wiring.Component):
         m.submodules.egress = egress = Egress(p)
         m.submodules.transmit = transmit = Transmit(p)
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
-        m.submodules.registers = registers = RegisterBlock(p, FEATURES)
+        m.submodules.registers = registers = RegisterBlock(p, FEATURES, LOOKUP_CYCLES)
         m.submodules.regions = regions = RegionTable(p, 3)
         m.submodules.index = index = IndexWriter(p)
         m.submodules.tx_indices = tx_indices = TransmitIndices(p)
@@ -99,6 +99,8 @@ class Nic(wiring.Component):
         for source, sink in (
             (registers.address_store, ingress.address_store),
             (registers.listener_store, ingress.listener_store),
+            (registers.rss_key_store, ingress.rss_key_store),
+            (registers.rss_table_store, ingress.rss_table_store),
             (registers.rx_ring_store, egress.rx_ring_store),
             (registers.post_ring_store, egress.post_ring_store),
             (registers.rx_consumer, egress.rx_consumer),
@@ -126,6 +128,22 @@ class Nic(wiring.Component):
             completions.pause.eq(registers.pause),
             ingress.receive.eq(registers.receive),
             ingress.promiscuous.eq(registers.promiscuous),
+            ingress.deliver_malformed.eq(registers.deliver_malformed),
+            ingress.udp_split.eq(registers.udp_split),
+            ingress.watermark.eq(registers.watermark),
+            ingress.share.eq(registers.share),
+            ingress.cycles.eq(registers.cycles),
+            # A reset clears the table only when commands are off.
+            ingress.exact_store.valid.eq(registers.exact_clear.valid | commands.exact_store.valid),
+            ingress.exact_store.payload.eq(
+                Mux(
+                    registers.exact_clear.valid,
+                    registers.exact_clear.payload.as_value(),
+                    commands.exact_store.payload.as_value(),
+                )
+            ),
+            registers.exact_busy.eq(ingress.exact_busy),
+            commands.exact_busy.eq(ingress.exact_busy),
             ingress.mac_address.eq(registers.mac_address),
             transmit.transmit.eq(registers.transmit),
             regions.write.eq(registers.region_write),
