@@ -79,8 +79,8 @@ class ReferenceCheckSpec(Spec):
                 Mutant(
                     "room is told too late",
                     "hdsnic.tx.pieces",
-                    "depth - p.references_max - _UNDER_WAY",
-                    "depth",
+                    "self.room.eq(filled <= depth - p.references_max - _UNDER_WAY)",
+                    "self.room.eq(1)",
                 ),
                 Mutant(
                     "a piece is put out twice",
