@@ -1,7 +1,7 @@
 """Commit: a record shows only after its writes, and a buffer finishes once (I3, I4)."""
 
 from amaranth.hdl import Mux, Signal
-from spec import Mutant, Property, Spec, count_ones
+from spec import Mutant, Property, Spec, as_value, count_ones
 
 from hdsnic.abi import RX_RECORDS
 from hdsnic.interfaces import count_bits
@@ -15,8 +15,8 @@ _DEPTH = 4
 class CommitSpec(Spec):
     """Follows an arbitrary record by its queue and producer index, and an arbitrary element.
 
-    Assumed: a claimed frame has a record. Acknowledgements come for requests that were made before,
-    none more. Indices of one queue do not come twice (they count up; the ring is cleared in
+    Assumed: a claimed frame has a record, and the entries of a chain come in a row. Acknowledgements
+    come for requests that were made before, none more. Indices of one queue do not come twice (they count up; the ring is cleared in
     between). An element is not in flight twice. All of it is proven of the neighbours, or stands in
     docs/verification.md.
     """
@@ -43,8 +43,20 @@ class CommitSpec(Spec):
                 Mutant(
                     "an acknowledgement serves two records",
                     _MODULE,
-                    "payload.output.ready.eq(pop & both)",
-                    "payload.output.ready.eq(pop & both & entry.queue)",
+                    "payload.output.ready.eq(pop & both & ~entry.more)",
+                    "payload.output.ready.eq(pop & both & ~entry.more & entry.queue)",
+                ),
+                Mutant(
+                    "a chain waits for its first buffer alone",
+                    _MODULE,
+                    "payload.input.valid.eq(self.payload_done & ends.output.payload)",
+                    "payload.input.valid.eq(self.payload_done)",
+                ),
+                Mutant(
+                    "a chain's first buffer shows its record",
+                    _MODULE,
+                    "visible.eq(pop & written & ~void & ~entry.more)",
+                    "visible.eq(pop & written & ~void)",
                 ),
             ),
             depth=14,
@@ -58,6 +70,12 @@ class CommitSpec(Spec):
                     _MODULE,
                     " | (both & payload.output.payload)",
                     "",
+                ),
+                Mutant(
+                    "an error in a chain's first buffer is forgotten",
+                    _MODULE,
+                    "payload.input.payload.eq(self.payload_error | chain_failed)",
+                    "payload.input.payload.eq(self.payload_error)",
                 ),
                 Mutant(
                     "an error voids nothing",
@@ -193,6 +211,22 @@ class CommitSpec(Spec):
             self.helper(m, (valid & word.claimed).implies(is_written(word)))
             self.helper(m, (valid & word.more).implies(word.claimed))
 
+        # A chain lies in a row; the youngest entry tells whether one is open.
+        self.helper(m, (level == 0).implies(~opened))
+        for k, (valid, word) in enumerate(entries):
+            youngest = valid & (level == k + 1)
+            self.helper(m, youngest.implies(word.more == opened))
+            self.helper(m, (youngest & opened).implies(as_value(word) == as_value(last)))
+            if k:
+                before = entries[k - 1][1]
+                same = (
+                    word.claimed
+                    & (word.outcome == before.outcome)
+                    & (word.queue == before.queue)
+                    & (word.producer == before.producer)
+                )
+                self.helper(m, (valid & before.more).implies(same))
+
         def frames(kind, until=None):
             """Last entries of frames of a kind inside, up to the place `until`."""
             return count_ones(
@@ -279,6 +313,7 @@ class CommitSpec(Spec):
                     self.helper(m, (failed & early & at).implies(word))
                 self.helper(m, (failed & early).implies((owed == 0) & (tokens.level != 0)))
                 self.helper(m, (early & watched).implies(to_come == owed))
+                self.helper(m, (met & watched).implies(to_come == needed))
 
         index = commit.index
         shown = index.valid & (index.payload.queue == queue) & (index.payload.low == producer)

@@ -55,8 +55,8 @@ class SplitSpec(Spec):
                 Mutant(
                     "a beat goes out before the one that completes it",
                     _MODULE,
-                    " & (~now.joined | fine.valid)",
-                    "",
+                    "out.valid.eq(now_valid & (~now.joined | next_valid))",
+                    "out.valid.eq(now_valid)",
                 ),
             ),
             depth=14,
@@ -87,10 +87,10 @@ class SplitSpec(Spec):
             "0 on for as many bytes as that announced.",
             (
                 Mutant(
-                    "a beat is put out twice under back-pressure",
+                    "the last beat is put out twice",
                     _MODULE,
-                    "emit.eq(now_valid & (~out.valid | out.ready)",
-                    "emit.eq(now_valid",
+                    "emit.eq(out.valid & out.ready)",
+                    "emit.eq(out.valid & out.ready & ~now.last)",
                 ),
             ),
             depth=12,
@@ -243,8 +243,7 @@ class SplitSpec(Spec):
         lane_bits = v.lane_bits
         chain = (
             (v.now_valid, v.now, range(lane_bits)),
-            (v.fine.valid, v.fine.payload, range(lane_bits)),
-            (v.coarse.valid, v.coarse.payload, range(half, lane_bits)),
+            (v.next_valid, v.next_beat, range(half, lane_bits)),
         )
         origin = []
         for valid, beat, levels in chain:
@@ -291,7 +290,7 @@ class SplitSpec(Spec):
         bytes_of_it, last_of_it = Signal(count_bits(_WIDTH)), Signal()
         pick = self.free(1, "pick") & middle.valid & middle.ready & ~word.spent & ~met
         gone_out = out.valid & out.ready
-        stages = [(out.valid, 1)] + [(valid, ~beat.spent) for valid, beat, _ in origin]
+        stages = [(valid, ~beat.spent) for valid, beat, _ in origin]
         count = Signal(3)
         m.d.comb += count.eq(sum((valid & wants for valid, wants in stages), start=0))
         with m.If(pick):
@@ -316,9 +315,6 @@ class SplitSpec(Spec):
         position = 0
         for k, (valid, wants) in enumerate(stages):
             here = waits & valid & wants & (ahead == position)
-            if k:
-                beat = origin[k - 1][1]
-                self.helper(
-                    m, here.implies((beat.bytes == bytes_of_it) & (beat.last == last_of_it))
-                )
+            beat = origin[k][1]
+            self.helper(m, here.implies((beat.bytes == bytes_of_it) & (beat.last == last_of_it)))
             position = position + (valid & wants)
