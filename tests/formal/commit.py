@@ -52,12 +52,6 @@ class CommitSpec(Spec):
                     "payload.input.valid.eq(self.payload_done & ends.output.payload)",
                     "payload.input.valid.eq(self.payload_done)",
                 ),
-                Mutant(
-                    "a chain's first buffer shows its record",
-                    _MODULE,
-                    "visible.eq(pop & written & ~void & ~entry.more)",
-                    "visible.eq(pop & written & ~void)",
-                ),
             ),
             depth=14,
         ),

@@ -106,6 +106,40 @@ class PlacerSpec(Spec):
             depth=12,
         ),
         Property(
+            "I4 a frame takes the handles that it was shown",
+            "A frame that is placed with payload takes away as many handles as buffers go out, the "
+            "ones that it was shown, in their order; one that is not takes none. A discard takes "
+            "the one it names.",
+            (
+                Mutant(
+                    "a chain is handed on and stays ready",
+                    _MODULE,
+                    "                    with m.If(~out.more):\n"
+                    "                        m.d.comb += self.pop.eq(1)\n",
+                    "                    with m.If(~out.more):\n",
+                ),
+                Mutant(
+                    "a frame that is dropped takes a handle",
+                    _MODULE,
+                    "self.pop.eq(out.claimed)",
+                    "self.pop.eq(found)",
+                ),
+                Mutant(
+                    "a chain begins with its second buffer",
+                    _MODULE,
+                    "chain_read.addr.eq(sent)",
+                    "chain_read.addr.eq(sent + 1)",
+                ),
+                Mutant(
+                    "a handle that may not be used stays ready",
+                    _MODULE,
+                    "[self.pop.eq(depth == 0), self.replace",
+                    "[self.replace",
+                ),
+            ),
+            depth=12,
+        ),
+        Property(
             "R12 a record's space is reserved before a claim",
             "A record never reaches beyond the cells that software has handed back.",
             (
@@ -228,12 +262,70 @@ class PlacerSpec(Spec):
             placer.quiet.implies(nothing) & (was_still).implies(placer.quiet),
         )
 
-        # -- space --
+        # -- handles: those of the walk, and how many were handed on --
+        shown = [Signal(placer.handle.shape(), name=f"shown_{k}") for k in range(p.chain_max)]
+        depth_before, steady = Signal.like(placer.depth), Signal()
+        gone = Signal(range(p.chain_max + 1))  # buffers handed on, of the frame at hand
+        deeper = placer.depth == depth_before + 1
         v = self.view(placer)
+        with m.If(placer.quiet):
+            m.d.sync += shown[0].eq(placer.handle)
+        following = Signal.like(as_value(placer.following))
+        m.d.sync += following.eq(as_value(placer.following))
+        for k in range(1, p.chain_max):
+            with m.If(deeper & (placer.depth == k)):
+                m.d.sync += shown[k].eq(following)
+        known = [
+            Mux(deeper & (placer.depth == k), following, as_value(shown[k])) if k else
+            as_value(shown[k])
+            for k in range(p.chain_max)
+        ]  # fmt: skip
+        handed = placer.placed.valid & placer.placed.ready & placed.claimed
+        discarded = placer.discard.valid & placer.discard.ready
+        here = Signal.like(following)
+        m.d.comb += here.eq(Array(known)[placer.depth])
+        ats = Array(v.handle.shape()(word).at.as_value() for word in known)
+        with m.If(placer.frames.ready | discarded):
+            m.d.sync += gone.eq(0)
+        with m.Elif(handed):
+            m.d.sync += gone.eq(gone + 1)
+        ends = handed & ~placed.more
+        was_queue, was_busy, took = Signal.like(placer.queue), Signal(), Signal()
+        m.d.sync += [
+            depth_before.eq(placer.depth),
+            was_queue.eq(placer.queue),
+            was_busy.eq(placer.wanted),
+            took.eq(placer.pop | placer.replace),
+            steady.eq((placer.depth == depth_before) & placer.wanted),
+        ]
+        self.prove(
+            m,
+            self.properties[3].name,
+            handed.implies((placed.at.as_value() == ats[gone]) & (gone <= placer.depth))
+            & ends.implies((gone == placer.depth) & placer.frames.ready & placer.pop)
+            & discarded.implies((as_value(placer.discard.payload.handle) == here) & (gone == 0))
+            & (placer.pop == (ends | (discarded & (placer.depth == 0))))
+            & (placer.replace == (discarded & (placer.depth != 0)))
+            & placer.frames.ready.implies(ends | (gone == 0))
+            & (placer.pop | placer.replace).implies(placer.wanted)
+            & ((placer.depth != depth_before) & (placer.depth != 0)).implies(
+                deeper & ~took & was_busy & (was_queue == placer.queue)
+            ),
+        )
+        begun = ~v.fsm.ongoing("frame")
+        chaining = v.fsm.ongoing("chain")
+        self.helper(m, gone == Mux(chaining, v.sent, 0))
+        self.helper(m, (begun & ~deeper).implies(as_value(v.handle) == here))
+        self.helper(m, (begun & deeper).implies(as_value(v.handle) == following))
+        for k, entry in enumerate(self.rows(v.chain)):
+            there = (v.depth > k) | (chaining & (v.depth == k))
+            self.helper(m, (begun & there).implies(entry.at.as_value() == ats[k]))
+
+        # -- space --
         queue = self.constant(m, 1, "queue")
         produced, consumed = Signal(32), Signal(32)
         cells = Signal(20)
-        shown = placer.placed.valid & placer.placed.ready & (frame.queue == queue)
+        closes = placer.placed.valid & placer.placed.ready & (frame.queue == queue)
         rung, rung_index = Signal(), Signal(32)
         m.d.sync += [
             rung.eq(bell.valid & (bell.payload.queue == queue)),
@@ -249,14 +341,14 @@ class PlacerSpec(Spec):
                 produced.eq(0), consumed.eq(0), cells.eq(1 << (store.payload.log2_bytes - 4)[:5]),
             ]  # fmt: skip
         with m.Else():
-            with m.If(shown & (placed.outcome < RX_RECORDS) & ~placed.more):
+            with m.If(closes & (placed.outcome < RX_RECORDS) & ~placed.more):
                 m.d.sync += produced.eq(placed.producer)
             with m.If(rung & ((rung_index - consumed)[:32] <= (produced - consumed)[:32])):
                 m.d.sync += consumed.eq(rung_index)
         self.prove(
             m,
-            self.properties[3].name,
-            (shown & (placed.outcome < RX_RECORDS)).implies(
+            self.properties[4].name,
+            (closes & (placed.outcome < RX_RECORDS)).implies(
                 (placed.producer - consumed)[:32] <= cells
             )
             & ((produced - consumed)[:32] <= cells),
@@ -269,7 +361,6 @@ class PlacerSpec(Spec):
             (row.log2_element_bytes >= 8) & (row.log2_element_bytes <= 14)))
         fsm = v.fsm
         self.helper(m, fsm.state < len(fsm.encoding))
-        begun = ~fsm.ongoing("frame")
         waiting = Signal()
         m.d.sync += waiting.eq(placer.frames.valid & ~placer.frames.ready)
         self.helper(m, begun.implies(waiting))
@@ -303,19 +394,19 @@ class PlacerSpec(Spec):
             words = Array(self.rows(inner.memory))
             value = Mux(inner.zero.bit_select(queue, 1), 0, words[queue])
             self.helper(m, value == mine)
-        known = cells != 0
+        stored_before = cells != 0
         self.helper(m, cells <= 1 << 18)
-        self.helper(m, known.implies(((1 << ring.log2_bytes) >> 4) == cells))
-        self.helper(m, known | ((produced == 0) & (consumed == 0)))
+        self.helper(m, stored_before.implies(((1 << ring.log2_bytes) >> 4) == cells))
+        self.helper(m, stored_before | ((produced == 0) & (consumed == 0)))
         self.helper(m, (v.rung & (v.bell.queue == queue)) == rung)
         self.helper(m, rung.implies(v.bell.index == rung_index))
         self.helper(m, ((produced - consumed)[:32] <= cells))
         mine = begun & (frame.queue == queue)
-        self.helper(m, (mine & v.enabled).implies(known))
-        self.helper(m, placer.enabled.bit_select(queue, 1).implies(known))
-        self.helper(m, (mine & known).implies((v.cells == cells) & (v.producer == produced)))
-        self.helper(m, (mine & known).implies((v.used >= (produced - consumed)[:19])))
-        self.helper(m, (mine & known).implies(v.used <= cells))
+        self.helper(m, (mine & v.enabled).implies(stored_before))
+        self.helper(m, placer.enabled.bit_select(queue, 1).implies(stored_before))
+        self.helper(m, (mine & stored_before).implies((v.cells == cells) & (v.producer == produced)))
+        self.helper(m, (mine & stored_before).implies((v.used >= (produced - consumed)[:19])))
+        self.helper(m, (mine & stored_before).implies(v.used <= cells))
         self.helper(m, (mine & (v.depth != 0)).implies(v.enabled))
         self.helper(m, (v.needed <= 200) | ~begun)
         self.helper(m, (mine & fsm.ongoing("chain")).implies(v.space & v.enabled))
