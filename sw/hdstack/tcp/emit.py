@@ -4,7 +4,7 @@ A row holds all that `hdstack.net.output` writes, so it outlives its connection.
 """
 
 from ..compile import part
-from . import counters, states
+from . import acks, counters, states
 from .reassembly import block_of
 from .rows import count, low32, segment_room, set_pending
 from .sequence import refill, time_stamp
@@ -125,7 +125,7 @@ def begin_segment(s, index, seq, flags):
     if flags & ACK:
         row["ack"] = low32(c["rcv_nxt"])
         c["last_ack"] = c["rcv_nxt"]
-        c["unacked"] = 0
+        acks.on_ack_sent(c)
         if c["ack_at"] != NEVER:
             c["ack_at"] = NEVER
             update_deadline(s, index)
@@ -152,7 +152,7 @@ def emit_ack(s, index):
     if segment_room(s, c["queue"]) > 0:
         begin_segment(s, index, newest_acceptable(c), ACK)
     else:
-        c["unacked"] = 2
+        acks.urgent(c)
         set_pending(s, index)
 
 

@@ -80,7 +80,7 @@ QUEUE = np.dtype(
     )
 )
 REGION = np.dtype(_integers("live generation queue element_bytes bytes postable"))
-LISTENER = np.dtype(_integers("state queue port socket connections"))
+LISTENER = np.dtype(_integers("state queue port socket connections half_open backlog flags"))
 NEIGHBOUR = np.dtype(_integers("state address mac updated asked"))
 CONNECTION = np.dtype(
     _integers(
@@ -99,6 +99,10 @@ CONNECTION = np.dtype(
         " algorithm epoch cubic_k w_max w_est w_rest cwnd_prior"
         # time stamps (RFC 7323)
         " ts_ok ts_offset ts_recent ts_recent_at last_ack"
+        # acknowledging, Nagle
+        " quick pingpong rcv_mss data_at nodelay snd_sml"
+        # keep-alive, close
+        " keep_on keep_idle keep_every keep_count keep_tries keep_sent keep_at user_timeout closing"
         # receiving
         " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
         " received dsack_start dsack_end"
