@@ -12,14 +12,14 @@ from .close import NORMAL, enter_time_wait, finish, release
 from .data import retransmit_first
 from .emit import ACK, FIN, RST, SYN, challenge, emit_ack, reset_stranger
 from .events import CloseReason, EventKind
-from .open import establish, learn_options, passive_open
+from .listen import find_or_open
+from .open import establish, learn_options
 from .output import output
 from .reassembly import cut_after, deliver, keep, note_twice
 from .rows import (
     connection_event,
     count,
     event_room,
-    find_connection,
     has_room,
     return_buffer,
     set_pending,
@@ -396,18 +396,18 @@ def on_segment(s, now):
         return_payload(s)
         on_reset(s, index, seq, now)
         return
-    if c["ts_ok"] and p["ts"] == 0:
+    if c["ts_ok"] and p["ts"] == 0 and flags & SYN == 0:
         count(s, counters.NO_TIMESTAMP)
         return_payload(s)
         return
-    if is_old(s, c, now):
+    if p["ts"] and is_old(s, c, now):
         count(s, counters.OLD_TIMESTAMP)
         refuse(s, index, seq, now)
         return
     if not acceptable(c, seq, span):
         refuse(s, index, seq, now)
         return
-    if c["ts_ok"] and seq <= c["last_ack"]:
+    if c["ts_ok"] and p["ts"] and seq <= c["last_ack"]:
         set_recent_stamp(s, c, now)
     if flags & SYN or flags & ACK == 0:
         return_payload(s)
@@ -459,28 +459,3 @@ def refuse(s, index, seq, now):
         emit_ack(s, index)
     else:
         challenge(s, index, now)
-
-
-@part
-def find_or_open(s, now):
-    """Row of the parsed segment's connection, or -1 after a SYN or a stranger was answered."""
-    p = s["parsed"]
-    index = find_connection(s, p["remote_address"], p["remote_port"], p["local_port"])
-    begins = p["flags"] & (SYN | ACK | RST) == SYN
-    floor = -1
-    if index >= 0:
-        c = s["connections"][index]
-        if not (
-            begins
-            and c["state"] == states.TIME_WAIT
-            and unwrap(p["seq"], c["rcv_nxt"]) > c["rcv_nxt"]
-        ):
-            return index
-        # RFC 1122 section 4.2.2.13: a new SYN may end TIME-WAIT, with numbers above the old
-        floor = c["snd_max"] + 128000
-        finish(s, index, NORMAL, 0)
-    if begins:
-        passive_open(s, floor, now)
-    else:
-        reset_stranger(s, now)
-    return -1

@@ -5,15 +5,12 @@ import numpy as np
 from ..compile import part
 from . import acks, congestion, counters, states
 from .close import finish
-from .emit import reset_stranger
 from .events import CloseReason, EventKind, OpenFlag
-from .output import output
 from .rows import (
     connection_event,
     count,
     find_connection,
     first_row,
-    has_room,
     low32,
     set_pending,
     take_connection,
@@ -150,44 +147,6 @@ def learn_options(s, c, now):
     c["mac"] = p["mac"]
     c["snd_wnd"] = p["window"]  # never scaled in a SYN
     c["max_wnd"] = p["window"]
-
-
-@part
-def passive_open(s, floor, now):
-    """A SYN for no connection: to its listener, or RST."""
-    p = s["parsed"]
-    at = find_listener(s, p["local_port"])
-    if at < 0 or s["listeners"][at]["state"] != states.LISTENER_LISTENING:
-        count(s, counters.NO_LISTENER)
-        reset_stranger(s, now)
-        return
-    listener = s["listeners"][at]
-    queue = listener["queue"]
-    q = s["queues"][queue]
-    full = q["half_open"] >= HALF_OPEN_MAX or listener["half_open"] >= listener["backlog"]
-    if not has_room(s, queue) or full:
-        count(s, counters.SYN_DROPPED)
-        return
-    index = new_connection(
-        s, queue, p["remote_address"], p["remote_port"], p["local_port"], floor, now
-    )
-    if index < 0:
-        count(s, counters.SYN_DROPPED)
-        return
-    c = s["connections"][index]
-    c["listener"] = at
-    c["socket"] = listener["socket"]
-    listener["connections"] += 1
-    listener["half_open"] += 1
-    q["half_open"] += 1
-    set_flags(c, listener["flags"])
-    learn_options(s, c, now)
-    c["mac_known"] = 1
-    c["irs"] = p["seq"]
-    c["rcv_nxt"] = p["seq"] + 1
-    c["rcv_adv"] = c["rcv_nxt"]
-    c["state"] = states.SYN_RECEIVED
-    output(s, index, now)
 
 
 @part

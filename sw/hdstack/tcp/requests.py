@@ -113,6 +113,7 @@ def request_listen(s, queue, socket, port, backlog, flags):
     row["socket"] = socket
     row["connections"] = 0
     row["half_open"] = 0
+    row["cookie_at"] = 0
     row["backlog"] = min(backlog, HALF_OPEN_MAX) if backlog > 0 else HALF_OPEN_MAX
     row["flags"] = flags
     s["control"]["listeners_version"] += 1

@@ -168,6 +168,8 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c["sack_ok"] = 0
     c["ts_ok"] = 0
     c["quick"] = 0
+    c["challenge_tokens"] = 0
+    c["challenge_filled"] = 0
     c["keep_on"] = 0
     c["keep_tries"] = 0
     c["keep_at"] = NEVER
