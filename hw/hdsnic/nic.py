@@ -2,7 +2,7 @@
 
 Receive: MAC -> rx.Ingress (parse, verify, buffer, steer) -> rx.Egress (place, split, commit) -> two
 write ports. Transmit: two read ports -> tx.Transmit (fetch, gather, checksum) -> MAC. Set-up and
-counters: csr.
+counters: csr. Commands and completions: command.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -10,6 +10,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from . import abi
+from .command import CommandEngine, CompletionWriter, TransmitIndices
 from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
 from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
@@ -17,7 +18,10 @@ from .rx.egress import Egress
 from .rx.ingress import Ingress
 from .tx.transmit import Transmit
 
-__all__ = ["Nic"]
+__all__ = ["FEATURES", "Nic"]
+
+FEATURES = ("commands", "moderation")
+"""What the card can do, as the register FEATURES tells it: the fields that are 1."""
 
 
 class Nic(wiring.Component):
@@ -52,12 +56,15 @@ class Nic(wiring.Component):
         m.submodules.egress = egress = Egress(p)
         m.submodules.transmit = transmit = Transmit(p)
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
-        m.submodules.registers = registers = RegisterBlock(p)
+        m.submodules.registers = registers = RegisterBlock(p, FEATURES)
         m.submodules.regions = regions = RegionTable(p, 3)
         m.submodules.rx_index = rx_index = IndexWriter(p, 0)
         m.submodules.tx_index = tx_index = IndexWriter(p, 1)
-        m.submodules.header_write = header_write = WritePort(p, 3)
-        m.submodules.header_read = header_read = ReadPort(p, 1)
+        m.submodules.tx_indices = tx_indices = TransmitIndices(p)
+        m.submodules.commands = commands = CommandEngine(p)
+        m.submodules.completions = completions = CompletionWriter(p)
+        m.submodules.header_write = header_write = WritePort(p, 4)
+        m.submodules.header_read = header_read = ReadPort(p, 2)
         m.submodules.payload_write = payload_write = WritePort(p, 1)
         m.submodules.payload_read = payload_read = ReadPort(p, 2)
 
@@ -73,7 +80,15 @@ class Nic(wiring.Component):
         connect(m, transmit.descriptors, header_read.clients[0])
         connect(m, transmit.mac, to_mac.beats)
         connect(m, to_mac.axis, flipped(self.m_axis_tx))
-        for client, writer, source in ((1, rx_index, egress.index), (2, tx_index, transmit.index)):
+        connect(m, commands.read, header_read.clients[1])
+        connect(m, commands.completions, completions.commands)
+        connect(m, completions.write, header_write.clients[3])
+        connect(m, completions.index, tx_indices.completions)
+        connect(m, transmit.index, tx_indices.transmit)
+        for client, writer, source in (
+            (1, rx_index, egress.index),
+            (2, tx_index, tx_indices.update),
+        ):
             connect(m, writer.write, header_write.clients[client])
             connect(m, source, writer.update)
             m.d.comb += [
@@ -96,17 +111,26 @@ class Nic(wiring.Component):
             (registers.rx_consumer, egress.rx_consumer),
             (registers.post_producer, egress.post_producer),
             (registers.tx_ring_store, transmit.tx_ring_store),
+            (registers.completion_ring_store, completions.ring_store),
+            (registers.completion_consumer, completions.consumer),
             (registers.tx_producer, transmit.tx_producer),
             (rx_index.written, registers.rx_written),
             (tx_index.written, registers.tx_written),
         ):
             connect(m, source, sink)
+        connect(m, registers.commands, commands.control)
         connect(m, registers.element_clear, egress.element_clear)
         for k, lookup in enumerate((egress.post_region, egress.claim_region, transmit.region)):
             connect(m, lookup, regions.readers[k])
         m.d.comb += [
             transmit.owner_store.valid.eq(registers.post_ring_store.valid),
             transmit.owner_store.payload.eq(registers.post_ring_store.payload),
+            tx_indices.ring_store.valid.eq(registers.tx_ring_store.valid),
+            tx_indices.ring_store.payload.eq(registers.tx_ring_store.payload),
+            commands.cycles.eq(registers.cycles),
+            completions.cycles.eq(registers.cycles),
+            completions.command_waits.eq(registers.commands.enable),
+            completions.pause.eq(registers.pause),
             ingress.receive.eq(registers.receive),
             ingress.promiscuous.eq(registers.promiscuous),
             ingress.mac_address.eq(registers.mac_address),
@@ -117,11 +141,13 @@ class Nic(wiring.Component):
             registers.element_busy.eq(egress.element_busy),
             egress.pause.eq(registers.pause),
             transmit.pause.eq(registers.pause),
-            registers.rx_idle.eq(egress.idle),
-            registers.tx_idle.eq(transmit.idle),
+            registers.idle.eq(
+                egress.idle & transmit.idle & completions.idle & rx_index.idle & tx_index.idle
+            ),
             registers.tx_stopped.eq(transmit.stopped),
             registers.looked_up.eq(ingress.looked_up),
             registers.completed.eq(egress.completed),
+            registers.completion_lost.eq(completions.lost),
             registers.port_errors.eq(
                 Cat(header_write.error, header_read.error, payload_write.error, payload_read.error)
             ),

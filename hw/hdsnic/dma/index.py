@@ -22,7 +22,7 @@ class IndexWriter(wiring.Component):
     An update is taken every cycle. It is written back, together with those that it overtook, as
     soon as `port_idle` is 1, and at the latest when 16 updates wait: one write of 8 bytes.
     `written` gives the queue once the memory has acknowledged it: only then may software be
-    interrupted.
+    interrupted. `idle`: all updates are written and acknowledged.
 
     Parameters
     ----------
@@ -43,6 +43,7 @@ class IndexWriter(wiring.Component):
                 "port_idle": In(1),
                 "write": Out(WriteClient(p)),
                 "written": Out(Strobe(self._queue_bits)),
+                "idle": Out(1),
             }
         )
 
@@ -115,5 +116,6 @@ class IndexWriter(wiring.Component):
             queues.r_en.eq(self.write.done),
             self.written.valid.eq(self.write.done & ~self.write.error),
             self.written.payload.eq(queues.r_data),
+            self.idle.eq(~self.update.valid & ~dirty.any() & (queues.level == 0)),
         ]
         return m
