@@ -133,7 +133,9 @@ def test_a_frame_over_its_share_keeps_its_queue_and_leaves_one_beat(bus_bytes):
 def test_the_account_is_level_again_when_the_buffer_is_empty():
     burst = [tcp(700, port=A_PORT)] * 20 + [tcp(6, port=A_PORT)] * 30
     pause = Sent(tcp(0, port=B_PORT), idle=1500)
-    fates = flood([*burst, pause, *burst, pause, *burst, pause], 64, FAIR)
+    # all is of one queue: only the account of that queue decides
+    setting = Setting(listeners=LISTENERS, watermark=8, share=100)
+    fates = flood([*burst, pause, *burst, pause, *burst, pause], 64, setting)
     assert not fates.outcomes
     rounds = [list(group) for in_a, group in itertools.groupby(
         fates.frames, key=lambda fate: fate[0] == A) if in_a]  # fmt: skip
