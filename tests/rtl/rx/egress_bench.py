@@ -173,13 +173,15 @@ class WritePort:
         self.writes, self.current = [], []
         self.fails = lambda write: False
         self.stalled = False
+        self.most = None  # so many acknowledgements, and no more
         self.done = 0
 
     def before(self, pins):
         t, rng = self.bench.traffic, self.bench.rng
         pins[f"{self.name}_request_ready"] = rng.random() < t.request
         pins[f"{self.name}_beats_ready"] = rng.random() < t.write
-        head = self.unacknowledged[0] if self.unacknowledged and not self.stalled else None
+        stalled = self.stalled or self.done == self.most
+        head = self.unacknowledged[0] if self.unacknowledged and not stalled else None
         done = head is not None and head[0] <= self.bench.cycle
         pins[f"{self.name}_done"] = done
         pins[f"{self.name}_error"] = done and self.fails(head[1])

@@ -4,9 +4,9 @@ The default depths of prefetch and of outstanding writes have to cover 200 cycle
 """
 
 import pytest
-from egress_bench import Bench, Traffic, split_frame, whole_frame
+from egress_bench import Bench, Traffic, split_frame
 
-from hdsnic.abi import PostOutcome, RxOutcome
+from hdsnic.abi import RxOutcome
 from hdsnic.parameters import Parameters
 
 _INDEX_SHARE = 1 / 16
