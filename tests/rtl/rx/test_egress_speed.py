@@ -28,9 +28,7 @@ def run(width, latency, frames, posts=1024, log2_element_bytes=11, stamps=0, **t
         await b.store_ring(1, 1 << 25, 18)
         ring = 1024 << log2_element_bytes >> 12
         elements = 1024 + (8192 >> log2_element_bytes) + 1
-        await b.register(
-            0, elements=elements, postable=1024, log2_element_bytes=log2_element_bytes
-        )
+        await b.register(0, elements=elements, postable=1024, log2_element_bytes=log2_element_bytes)
         await b.store_posts(1, owner=1, region=0, offset=ring, log2_pages=1)
         b.post(1, [(0, k) for k in range(posts)])
         await b.step(3 * latency + 300)
