@@ -43,7 +43,8 @@ class Parameters:
         Buffers kept ready for each queue, or on their way; hides the latency of the payload port: a
         frame every 2 cycles uses 100 in 200 cycles, and a quarter is fetched at a time.
     outstanding:
-        Memory transactions in flight on a port and direction.
+        Memory transactions in flight on a port and direction, for reads of each block; 256 hides
+        200 cycles of latency at a burst a cycle.
     address_bits, id_bits:
         Of the memory ports.
     """
