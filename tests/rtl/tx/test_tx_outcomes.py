@@ -47,7 +47,7 @@ def good(bench, length=40):
 
 
 def refused(bench, references, outcome, size=54, **fields):
-    return Sent(b"", random_bytes(bench.rng, size), references, outcome, **fields)
+    return Sent([], random_bytes(bench.rng, size), references, outcome, **fields)
 
 
 @every_width
