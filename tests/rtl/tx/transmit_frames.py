@@ -86,7 +86,7 @@ def _fold(data):
 
 
 def _ethernet(tags, tci):
-    """Ethernet header with `tags` tags that stand in the descriptor behind one that the card adds."""
+    """Ethernet header; `tags` tags stand in the descriptor, behind one that the card adds."""
     packet = Ether(**_TAG)
     if tci is not None:
         packet /= Dot1Q(prio=tci >> 13, dei=tci >> 12 & 1, vlan=tci & 0xFFF)
@@ -153,9 +153,7 @@ def segmented(
             packet /= IPv6(src="2001:db8::1", dst="2001:db8::2", hlim=9)
         else:
             source = {"src": "10.77.0.2", "dst": "10.77.0.1", "flags": "DF"}
-            packet /= IP(
-                **source, id=(ident + number) & 0xFFFF, options=[IPOption_NOP()] * options
-            )
+            packet /= IP(**source, id=(ident + number) & 0xFFFF, options=[IPOption_NOP()] * options)
         at = (seq + number * mss) & 0xFFFFFFFF
         nops = [("NOP", None)] * tcp_options
         return bytes(
