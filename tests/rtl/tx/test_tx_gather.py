@@ -143,8 +143,10 @@ def test_the_gather_packs_bytes_cuts_segments_and_drops_the_headers_of_refused_j
                 bad += [beat["error"]] * (beat["end"] - beat["begin"])
             pieces += piece
         mss = rng.randint(64, 100)
+        segment = min(mss, len(payload)) if tso else len(payload)
         jobs.append(
-            {"verdict": verdict, "header": has_header, "tso": tso, "mss": mss,
+            {"segment": segment, "later": len(payload) - segment,
+             "verdict": verdict, "header": has_header, "tso": tso, "mss": mss,
              "header_length": len(header), "payload_length": len(payload)}
         )  # fmt: skip
         verdicts.append((verdict or (6 if any(bad) else 0), len(header) + len(payload)))
@@ -192,7 +194,7 @@ def test_a_frame_waits_for_room_and_then_takes_as_many_cycles_as_it_has_beats():
         fields(ctx, dut.payload.payload, begin=1, end=64)
         ctx.set(dut.jobs.valid, 1)
         job = dut.jobs.payload
-        fields(ctx, job, header_length=54, payload_length=1460, header=1)
+        fields(ctx, job, header_length=54, payload_length=1460, segment=1460, header=1)
         ctx.set(dut.header.valid, 1)
         fields(ctx, dut.header.payload, count=54, last=1)
         for _ in range(30):
@@ -217,7 +219,7 @@ def test_payload_is_in_a_beat_eight_cycles_later():
     async def testbench(ctx):
         ctx.set(dut.room, 1)
         ctx.set(dut.jobs.valid, 1)
-        fields(ctx, dut.jobs.payload, header_length=54, payload_length=6, header=1)
+        fields(ctx, dut.jobs.payload, header_length=54, payload_length=6, segment=6, header=1)
         ctx.set(dut.header.valid, 1)
         fields(ctx, dut.header.payload, count=54, last=1)
         for _ in range(10):
