@@ -160,7 +160,7 @@ def test_a_pause_drops_frames_rather_than_wait_for_a_mac_that_takes_nothing(widt
     queue.send(*sent)
 
     async def script(bench):
-        await bench.cycles(130 * 4 * 8 // width * 2)
+        await bench.cycles(16384 // width + 300)
         assert 2 <= len(bench.outcomes) < 12  # the buffer is full
         bench.pause = True
         await bench.cycles(1020)
