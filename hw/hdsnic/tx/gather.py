@@ -29,9 +29,10 @@ class Gather(wiring.Component):
     of `mss` payload bytes, the last one of what is left, each behind the same header; all but the
     last must have two beats. Puts out frames on `beats`, which are always taken: a frame is begun
     only while `room` is 1, and `starved` says that the next one waits for that. `retire` comes with
-    a descriptor's end. A refused job moves nothing; its header beats are dropped. If a beat came
-    with an error, that frame and the descriptor's later ones are not `good`, and the verdict is
-    PORT_ERROR; all bytes are taken all the same.
+    a descriptor's end. A refused job moves nothing; its header beats are dropped. `done_bytes` of
+    payload were taken, or are not to come. If a beat came with an error, that frame and the
+    descriptor's later ones are not `good`, and the verdict is PORT_ERROR; all bytes are taken all
+    the same.
 
     A beat out a cycle, if the bytes are there: a header's last beat is filled up with payload, so a
     frame takes as many cycles as it has beats. Four cycles from header beat to beat out, eight from
@@ -51,6 +52,7 @@ class Gather(wiring.Component):
                 "starved": Out(1),
                 "beats": Out(Strobe(BeatOfFrame(p))),
                 "retire": Out(Strobe(Retirement(p))),
+                "done_bytes": Out(PAYLOAD_BITS),
             }
         )
 
@@ -143,6 +145,7 @@ class Gather(wiring.Component):
             self.starved.eq(self.jobs.valid & ~refused & begins & ~self.room),
             final.eq(pieces & (segment == count)),
             queue.take.eq(Mux(go, count, 0)),
+            self.done_bytes.eq(Mux(void, job.payload_length, queue.take)),
             keep.en.eq(go & opening & ~in_payload & job.tso),
             void.eq(self.jobs.valid & refused & (~job.header | (self.header.valid & header.last))),
             self.header.ready.eq(
@@ -247,6 +250,5 @@ class Gather(wiring.Component):
             self.retire.payload.position.eq(whole.job.position),
             self.retire.payload.consumer.eq(whole.job.consumer),
             self.retire.payload.advance.eq(whole.job.advance),
-            self.retire.payload.bytes.eq(whole.job.header_length + whole.job.payload_length),
         ]
         return m

@@ -182,10 +182,7 @@ class BeatOfFrame(data.StructLayout):
 
 
 class Retirement(data.StructLayout):
-    """A descriptor is through: all of its reads were answered, or it was refused.
-
-    `bytes` are those of its header and payload.
-    """
+    """A descriptor is through: all of its reads were answered, or it was refused."""
 
     def __init__(self, parameters):
         super().__init__(
@@ -195,7 +192,6 @@ class Retirement(data.StructLayout):
                 "position": 32,
                 "consumer": 32,
                 "advance": 1,
-                "bytes": PAYLOAD_BITS,
             }
         )
 

@@ -149,7 +149,7 @@ def test_the_gather_packs_bytes_cuts_segments_and_drops_the_headers_of_refused_j
              "verdict": verdict, "header": has_header, "tso": tso, "mss": mss,
              "header_length": len(header), "payload_length": len(payload)}
         )  # fmt: skip
-        verdicts.append((verdict or (6 if any(bad) else 0), len(header) + len(payload)))
+        verdicts.append(verdict or (6 if any(bad) else 0))
         step = mss if tso else max(len(payload), 1)
         for at in range(0, max(len(payload), 1), step) if not verdict else ():
             frame = header + payload[at : at + step]
@@ -158,13 +158,16 @@ def test_the_gather_packs_bytes_cuts_segments_and_drops_the_headers_of_refused_j
 
     async def testbench(ctx):
         frames, retired, frame, taken = [], [], b"", {}
+        left = sum(job["payload_length"] for job in jobs)
         sources = [(dut.jobs, jobs), (dut.header, headers), (dut.payload, pieces)]
         while len(retired) < len(verdicts):
             ctx.set(dut.room, rng.random() < 0.5)
             moved = await offer(ctx, rng, sources, taken)
-            _, _, valid, beat, retire, retirement = await ctx.tick().sample(
-                dut.beats.valid, dut.beats.payload, dut.retire.valid, dut.retire.payload
-            )
+            _, _, valid, beat, retire, verdict, done = await ctx.tick().sample(
+                dut.beats.valid, dut.beats.payload, dut.retire.valid,
+                dut.retire.payload.verdict, dut.done_bytes,
+            )  # fmt: skip
+            left -= done
             for took, (stream, rest) in zip(moved, sources, strict=True):
                 taken[id(stream)] = took
                 if took:
@@ -178,9 +181,10 @@ def test_the_gather_packs_bytes_cuts_segments_and_drops_the_headers_of_refused_j
                     frames.append((frame, bool(beat.good), beat.length, *ends))
                     frame = b""
             if retire:
-                retired.append((retirement.verdict, retirement.bytes))
+                retired.append(verdict)
         assert frames == wanted
         assert retired == verdicts
+        assert left == 0
 
     simulate(dut, testbench)
 

@@ -19,7 +19,7 @@ CELL = abi.CELL_BYTES
 class Port:
     """The read side of a memory port, as the DMA block behaves: bursts, and room set aside."""
 
-    ROOM, BURST = 256, 64
+    ROOM, BURST = 320, 64
 
     def __init__(self, client, width, read, rng, latency, pace, outstanding):
         self.outstanding = outstanding
