@@ -2,7 +2,7 @@
 
 Receive: MAC -> rx.Ingress (parse, verify, buffer, steer) -> rx.Egress (place, split, commit) -> two
 write ports. Transmit: two read ports -> tx.Transmit (fetch, gather, checksum) -> MAC. Set-up and
-counters: csr.
+counters: csr. Commands and completions: command.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -10,6 +10,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from . import abi
+from .command import CommandEngine, CompletionWriter, TransmitIndices
 from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
 from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
@@ -17,7 +18,10 @@ from .rx.egress import Egress
 from .rx.ingress import Ingress
 from .tx.transmit import Transmit
 
-__all__ = ["Nic"]
+__all__ = ["FEATURES", "Nic"]
+
+FEATURES = ("commands", "moderation")
+"""What the card can do, as the register FEATURES tells it: the fields that are 1."""
 
 
 class Nic(wiring.Component):
@@ -52,11 +56,14 @@ class Nic(wiring.Component):
         m.submodules.egress = egress = Egress(p)
         m.submodules.transmit = transmit = Transmit(p)
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
-        m.submodules.registers = registers = RegisterBlock(p)
+        m.submodules.registers = registers = RegisterBlock(p, FEATURES)
         m.submodules.regions = regions = RegionTable(p, 3)
         m.submodules.index = index = IndexWriter(p)
-        m.submodules.header_write = header_write = WritePort(p, 2)
-        m.submodules.header_read = header_read = ReadPort(p, 1)
+        m.submodules.tx_indices = tx_indices = TransmitIndices(p)
+        m.submodules.commands = commands = CommandEngine(p)
+        m.submodules.completions = completions = CompletionWriter(p)
+        m.submodules.header_write = header_write = WritePort(p, 3)
+        m.submodules.header_read = header_read = ReadPort(p, 2)
         m.submodules.payload_write = payload_write = WritePort(p, 1)
         m.submodules.payload_read = payload_read = ReadPort(p, 2)
 
@@ -72,15 +79,26 @@ class Nic(wiring.Component):
         connect(m, transmit.descriptors, header_read.clients[0])
         connect(m, transmit.mac, to_mac.beats)
         connect(m, to_mac.axis, flipped(self.m_axis_tx))
+        connect(m, commands.read, header_read.clients[1])
+        connect(m, commands.completions, completions.commands)
+        connect(m, completions.write, header_write.clients[1])
+        connect(m, completions.index, tx_indices.completions)
+        connect(m, transmit.index, tx_indices.transmit)
         connect(m, egress.index, index.rx_update)
-        connect(m, transmit.index, index.tx_update)
-        connect(m, index.write, header_write.clients[1])
+        connect(m, tx_indices.update, index.tx_update)
+        connect(m, index.write, header_write.clients[2])
         m.d.comb += [index.base.eq(registers.index_base), index.port_idle.eq(header_write.idle)]
         for axi, write, read in (
             (self.m_axi_hdr, header_write, header_read),
             (self.m_axi_pay, payload_write, payload_read),
         ):
             self._connect_port(m, axi, write, read)
+        ports = (header_write, header_read, payload_write, payload_read)
+        for port in ports:
+            m.d.comb += [
+                port.timeout.eq(registers.port_timeout),
+                port.restart.eq(registers.port_reset),
+            ]
 
         # -- set-up --------------------------------------------------------------------------------
         connect(m, flipped(self.s_axil), registers.axil)
@@ -92,17 +110,26 @@ class Nic(wiring.Component):
             (registers.rx_consumer, egress.rx_consumer),
             (registers.post_producer, egress.post_producer),
             (registers.tx_ring_store, transmit.tx_ring_store),
+            (registers.completion_ring_store, completions.ring_store),
+            (registers.completion_consumer, completions.consumer),
             (registers.tx_producer, transmit.tx_producer),
             (index.rx_written, registers.rx_written),
             (index.tx_written, registers.tx_written),
         ):
             connect(m, source, sink)
+        connect(m, registers.commands, commands.control)
         connect(m, registers.element_clear, egress.element_clear)
         for k, lookup in enumerate((egress.post_region, egress.claim_region, transmit.region)):
             connect(m, lookup, regions.readers[k])
         m.d.comb += [
             transmit.owner_store.valid.eq(registers.post_ring_store.valid),
             transmit.owner_store.payload.eq(registers.post_ring_store.payload),
+            tx_indices.ring_store.valid.eq(registers.tx_ring_store.valid),
+            tx_indices.ring_store.payload.eq(registers.tx_ring_store.payload),
+            commands.cycles.eq(registers.cycles),
+            completions.cycles.eq(registers.cycles),
+            completions.command_waits.eq(registers.commands.enable),
+            completions.pause.eq(registers.pause),
             ingress.receive.eq(registers.receive),
             ingress.promiscuous.eq(registers.promiscuous),
             ingress.mac_address.eq(registers.mac_address),
@@ -113,14 +140,15 @@ class Nic(wiring.Component):
             registers.element_busy.eq(egress.element_busy),
             egress.pause.eq(registers.pause),
             transmit.pause.eq(registers.pause),
-            registers.rx_idle.eq(egress.idle),
-            registers.tx_idle.eq(transmit.idle),
+            registers.idle.eq(egress.idle & transmit.idle & completions.idle & index.idle),
             registers.tx_stopped.eq(transmit.stopped),
             registers.looked_up.eq(ingress.looked_up),
             registers.completed.eq(egress.completed),
-            registers.port_errors.eq(
-                Cat(header_write.error, header_read.error, payload_write.error, payload_read.error)
-            ),
+            registers.completion_lost.eq(completions.lost),
+            registers.port_errors.eq(Cat(port.error for port in ports)),
+            registers.port_failed.eq(Cat(port.failed for port in ports)),
+            to_mac.timeout.eq(registers.port_timeout),
+            registers.mac_stalled.eq(to_mac.stalled),
             self.irq.eq(registers.irq),
         ]
         self._counters(

@@ -25,7 +25,8 @@ class IndexWriter(wiring.Component):
     halves of a slot if both have changed: 8 bytes, or 16.
 
     `rx_written` and `tx_written` give the queue once the memory has acknowledged the half: only
-    then may software be interrupted. They say nothing of a write that met an error.
+    then may software be interrupted. They say nothing of a write that met an error. `idle`: all
+    updates are written and acknowledged.
 
     Ports
     -----
@@ -46,6 +47,7 @@ class IndexWriter(wiring.Component):
                 "write": Out(WriteClient(p)),
                 "rx_written": Out(Strobe(self._queue_bits)),
                 "tx_written": Out(Strobe(self._queue_bits)),
+                "idle": Out(1),
             }
         )
 
@@ -120,7 +122,10 @@ class IndexWriter(wiring.Component):
         m.d.comb += [queues.w_en.eq(start), queues.w_data.eq(Cat(chosen, *changed))]
         self._send(m, start, chosen, last, words, changed)
 
-        m.d.comb += queues.r_en.eq(self.write.done)
+        m.d.comb += [
+            queues.r_en.eq(self.write.done),
+            self.idle.eq(~something & ~request.valid & ~beats.valid & ~queues.r_rdy),
+        ]
         for half, written in enumerate((self.rx_written, self.tx_written)):
             m.d.comb += [
                 written.valid.eq(

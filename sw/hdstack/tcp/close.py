@@ -20,6 +20,7 @@ from .rows import (
     set_pending,
     unhash,
 )
+from .scoreboard import forget
 from .tables import EVENTS_RESERVE, NEVER, NONE
 from .timers import TIME_WAIT, update_deadline
 from .window import drop_promise
@@ -160,6 +161,7 @@ def finish(s, index, reason, reset):
     c["state_at"] = NEVER
     update_deadline(s, index)
     return_pieces(s, index)
+    forget(s, c)
     drop_promise(s, c)
     settle(s, index)
 

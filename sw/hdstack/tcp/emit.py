@@ -5,9 +5,10 @@ A row holds all that `hdstack.net.output` writes, so it outlives its connection.
 
 from ..compile import part
 from . import counters, states
+from .reassembly import block_of
 from .rows import count, low32, segment_room, set_pending
-from .sequence import refill
-from .tables import NEVER, NONE, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
+from .sequence import refill, time_stamp
+from .tables import NEVER, NONE, SACK_BLOCKS, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
 from .timers import update_deadline
 from .window import WINDOW_SHIFT, offered_edge, set_edge
 
@@ -34,8 +35,69 @@ def take_segment(s, queue):
     row["payload"] = 0
     row["mss"] = 0
     row["shift"] = NONE
+    row["sack_ok"] = 0
+    row["ts"] = 0
+    row["sacks"] = 0
     row["address"] = s["control"]["address"]
     return row
+
+
+@part
+def sack_bytes(c):
+    """Bytes of the SACK option that the next ACK will carry at most."""
+    blocks = c["pieces"] + (1 if c["dsack_end"] > c["dsack_start"] else 0)
+    if blocks == 0 or c["sack_ok"] == 0:
+        return 0
+    return 4 + 8 * min(blocks, SACK_BLOCKS - c["ts_ok"])
+
+
+@part
+def put_sacks(s, c, row):
+    """Report what came out of order, the newest first (RFC 2018 section 4), before it what came
+    twice (RFC 2883), once."""
+    used = 0
+    if c["dsack_end"] > c["dsack_start"]:
+        row["sack"][0] = low32(c["dsack_start"])
+        row["sack"][1] = low32(c["dsack_end"])
+        c["dsack_end"] = c["dsack_start"]
+        used = 1
+    first = used
+    for slot in range(SACK_BLOCKS):
+        if used >= SACK_BLOCKS - c["ts_ok"] or c["pieces"] == 0:
+            break
+        seq = c["sack_recent"][slot]
+        if seq <= c["rcv_nxt"]:
+            continue
+        start, end = block_of(s, c, seq)
+        if start <= c["rcv_nxt"]:
+            continue  # given back, or in order already and only not yet delivered
+        new = True
+        for at in range(first, used):
+            if row["sack"][2 * at] == low32(start):
+                new = False
+        if new:
+            row["sack"][2 * used] = low32(start)
+            row["sack"][2 * used + 1] = low32(end)
+            used += 1
+    row["sacks"] = used
+
+
+@part
+def put_options(s, c, row, flags):
+    """The options that Linux would send on this segment."""
+    control = s["control"]
+    opening = flags & (SYN | ACK) == SYN
+    if flags & SYN:
+        row["mss"] = control["mss"]
+        row["sack_ok"] = control["sack"] if opening else c["sack_ok"]
+        if opening or c["rcv_shift"]:
+            row["shift"] = WINDOW_SHIFT
+    if c["ts_ok"] or (opening and control["timestamps"]):
+        row["ts"] = 1
+        row["tsval"] = time_stamp(c, control["now"])
+        row["tsecr"] = c["ts_recent"] if flags & ACK else 0
+    if c["sack_ok"] and flags & (SYN | RST) == 0:
+        put_sacks(s, c, row)
 
 
 @part
@@ -52,20 +114,17 @@ def begin_segment(s, index, seq, flags):
     row["flags"] = flags
     row["ack"] = 0
     row["window"] = 0
-    if flags & RST == 0:
-        if c["fin_told"] == 0:
-            window = max(offered_edge(s, c) - c["rcv_nxt"], 0)
-            shift = 0 if flags & SYN else c["rcv_shift"]
-            # rounded up: the edge that was promised never moves back by a rounding
-            field = min((window + (1 << shift) - 1) >> shift, 0xFFFF)
-            row["window"] = field
-            set_edge(s, c, c["rcv_nxt"] + (field << shift))
-        if flags & SYN:
-            row["mss"] = s["control"]["mss"]
-            if flags & ACK == 0 or c["rcv_shift"]:
-                row["shift"] = WINDOW_SHIFT
+    if flags & RST == 0 and c["fin_told"] == 0:
+        window = max(offered_edge(s, c) - c["rcv_nxt"], 0)
+        shift = 0 if flags & SYN else c["rcv_shift"]
+        # rounded up: the edge that was promised never moves back by a rounding
+        field = min((window + (1 << shift) - 1) >> shift, 0xFFFF)
+        row["window"] = field
+        set_edge(s, c, c["rcv_nxt"] + (field << shift))
+    put_options(s, c, row, flags)
     if flags & ACK:
         row["ack"] = low32(c["rcv_nxt"])
+        c["last_ack"] = c["rcv_nxt"]
         c["unacked"] = 0
         if c["ack_at"] != NEVER:
             c["ack_at"] = NEVER

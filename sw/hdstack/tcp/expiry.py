@@ -2,12 +2,13 @@
 
 from ..compile import part
 from ..net.neighbour import resolve
-from . import congestion, counters, states
+from . import counters, recovery, states
 from .close import NORMAL, finish
+from .data import probe
 from .emit import emit_ack
 from .events import CloseReason
 from .open import next_hop
-from .output import output, probe
+from .output import output
 from .rows import count
 from .tables import NEVER, NONE, SECOND
 from .timers import (
@@ -78,11 +79,10 @@ def expire_retransmit(s, index, now):
         give_up(s, index, TIMED_OUT, 1)
         return
     count(s, counters.TIMEOUTS)
-    congestion.on_timeout(c, c["snd_max"] - c["snd_una"], c["retries"] == 0)
+    recovery.on_timeout(s, c, c["retries"] == 0)
     c["retries"] += 1
     c["backoff"] += 1
     c["timing_seq"] = NONE
-    c["snd_nxt"] = c["snd_una"]
     stop_retransmit(s, index)
     output(s, index, now)
 

@@ -18,7 +18,7 @@ from .rows import (
     set_pending,
     take_connection,
 )
-from .sequence import initial_sequence, keyed_hash
+from .sequence import initial_sequence, keyed_hash, stamp_offset
 from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, MILLISECOND, NONE
 from .timers import RTO_AFTER_LOST_SYN, measure, start_timing, stop_retransmit
 from .window import WINDOW_SHIFT
@@ -33,6 +33,8 @@ MSS_LEAST = 64
 """Below this a peer would make us send headers only."""
 HALF_OPEN_MAX = CONNECTIONS_PER_QUEUE // 2
 PORTS_TRIED = 64
+STAMP_BYTES = 12
+"""A time stamp with its padding, in every segment."""
 
 
 @part
@@ -89,6 +91,13 @@ def new_connection(s, queue, remote_address, remote_port, local_port, floor, now
     c["rcv_nxt"] = 0
     c["rcv_adv"] = 0
     c["mss"] = s["control"]["mss"]
+    c["algorithm"] = s["control"]["congestion"]
+    c["ts_offset"] = stamp_offset(s, remote_address, (remote_port << 16) | local_port)
+    c["ts_recent"] = 0
+    c["ts_recent_at"] = now
+    c["last_ack"] = 0
+    c["high_rxt"] = iss
+    c["rescue_rxt"] = iss
     c["progress_at"] = now
     c["heard_at"] = now
     c["sent_at"] = now
@@ -98,9 +107,10 @@ def new_connection(s, queue, remote_address, remote_port, local_port, floor, now
 
 
 @part
-def learn_options(s, c):
-    """MSS and window scale of the peer's SYN."""
+def learn_options(s, c, now):
+    """The options of the peer's SYN; what both sides have is used from now on."""
     p = s["parsed"]
+    control = s["control"]
     mss = p["mss"] if p["mss"] > 0 else MSS_DEFAULT
     c["mss"] = min(max(mss, MSS_LEAST), s["control"]["mss"])
     if p["shift"] >= 0:
@@ -109,6 +119,12 @@ def learn_options(s, c):
     else:
         c["snd_shift"] = 0
         c["rcv_shift"] = 0
+    c["sack_ok"] = 1 if p["sack_ok"] and control["sack"] else 0
+    if p["ts"] and control["timestamps"]:
+        c["ts_ok"] = 1
+        c["ts_recent"] = p["tsval"]
+        c["ts_recent_at"] = now
+        c["mss"] -= STAMP_BYTES
     c["mac"] = p["mac"]
     c["snd_wnd"] = p["window"]  # never scaled in a SYN
     c["max_wnd"] = p["window"]
@@ -140,7 +156,7 @@ def passive_open(s, floor, now):
     c["socket"] = listener["socket"]
     listener["connections"] += 1
     q["half_open"] += 1
-    learn_options(s, c)
+    learn_options(s, c, now)
     c["mac_known"] = 1
     c["irs"] = p["seq"]
     c["rcv_nxt"] = p["seq"] + 1
@@ -155,8 +171,6 @@ def establish(s, index, now):
     c = s["connections"][index]
     if c["listener"] >= 0 and c["state"] == states.SYN_RECEIVED:
         s["queues"][c["queue"]]["half_open"] -= 1
-    elif c["state"] == states.SYN_SENT:
-        learn_options(s, c)
     c["state"] = states.ESTABLISHED
     lost_syn = c["retries"] > 0
     if c["timing_seq"] >= 0:

@@ -11,9 +11,10 @@ from ..compile import part
 from ..net.neighbour import resolve
 from . import counters, states
 from .close import finish
+from .data import region_serves
 from .events import CloseReason, EventKind, RequestKind
 from .open import choose_port, find_listener, new_connection, next_hop
-from .output import advertise, output, region_serves
+from .output import advertise, output
 from .rows import count, emit_event, first_row, has_room, number, take_send
 from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, NONE, QUEUES, REGIONS, SECOND
 from .timers import update_deadline

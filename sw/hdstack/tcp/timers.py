@@ -7,6 +7,7 @@ one comparison.
 """
 
 from ..compile import part
+from .sequence import later, time_stamp
 from .tables import MILLISECOND, NEVER, NONE, SECOND
 
 RTO_INITIAL = SECOND
@@ -63,6 +64,16 @@ def measure(c, sample):
     rto = c["srtt"] + max(CLOCK_GRANULARITY, 4 * c["rttvar"])
     c["rto"] = min(max(rto, RTO_MIN), RTO_MAX)
     c["backoff"] = 0
+
+
+@part
+def measure_stamp(c, echo, now):
+    """A round trip by the peer's echo of our time stamp (RFC 7323 section 4.1), for what was sent
+    more than once; ms, so that a measurement of the connection's own is better where there is one.
+    """
+    taken = later(time_stamp(c, now), echo)
+    if taken >= 0 and taken * MILLISECOND <= RTO_MAX:
+        measure(c, max(taken * MILLISECOND, MILLISECOND // 2))
 
 
 @part
