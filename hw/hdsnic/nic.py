@@ -15,12 +15,12 @@ from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
 from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
 from .rx.egress import Egress
-from .rx.ingress import Ingress
+from .rx.ingress import LOOKUP_CYCLES, Ingress
 from .tx.transmit import Transmit
 
 __all__ = ["FEATURES", "Nic"]
 
-FEATURES = ("commands", "moderation")
+FEATURES = ("exact_rules", "rss", "udp_split", "commands", "moderation")
 """What the card can do, as the register FEATURES tells it: the fields that are 1."""
 
 
@@ -56,7 +56,7 @@ class Nic(wiring.Component):
         m.submodules.egress = egress = Egress(p)
         m.submodules.transmit = transmit = Transmit(p)
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
-        m.submodules.registers = registers = RegisterBlock(p, FEATURES)
+        m.submodules.registers = registers = RegisterBlock(p, FEATURES, LOOKUP_CYCLES)
         m.submodules.regions = regions = RegionTable(p, 3)
         m.submodules.index = index = IndexWriter(p)
         m.submodules.tx_indices = tx_indices = TransmitIndices(p)
@@ -81,30 +81,26 @@ class Nic(wiring.Component):
         connect(m, to_mac.axis, flipped(self.m_axis_tx))
         connect(m, commands.read, header_read.clients[1])
         connect(m, commands.completions, completions.commands)
-        connect(m, completions.write, header_write.clients[1])
+        connect(m, completions.write, header_write.clients[2])
         connect(m, completions.index, tx_indices.completions)
         connect(m, transmit.index, tx_indices.transmit)
         connect(m, egress.index, index.rx_update)
         connect(m, tx_indices.update, index.tx_update)
-        connect(m, index.write, header_write.clients[2])
+        connect(m, index.write, header_write.clients[1])
         m.d.comb += [index.base.eq(registers.index_base), index.port_idle.eq(header_write.idle)]
         for axi, write, read in (
             (self.m_axi_hdr, header_write, header_read),
             (self.m_axi_pay, payload_write, payload_read),
         ):
             self._connect_port(m, axi, write, read)
-        ports = (header_write, header_read, payload_write, payload_read)
-        for port in ports:
-            m.d.comb += [
-                port.timeout.eq(registers.port_timeout),
-                port.restart.eq(registers.port_reset),
-            ]
 
         # -- set-up --------------------------------------------------------------------------------
         connect(m, flipped(self.s_axil), registers.axil)
         for source, sink in (
             (registers.address_store, ingress.address_store),
             (registers.listener_store, ingress.listener_store),
+            (registers.rss_key_store, ingress.rss_key_store),
+            (registers.rss_table_store, ingress.rss_table_store),
             (registers.rx_ring_store, egress.rx_ring_store),
             (registers.post_ring_store, egress.post_ring_store),
             (registers.rx_consumer, egress.rx_consumer),
@@ -132,6 +128,22 @@ class Nic(wiring.Component):
             completions.pause.eq(registers.pause),
             ingress.receive.eq(registers.receive),
             ingress.promiscuous.eq(registers.promiscuous),
+            ingress.deliver_malformed.eq(registers.deliver_malformed),
+            ingress.udp_split.eq(registers.udp_split),
+            ingress.watermark.eq(registers.watermark),
+            ingress.share.eq(registers.share),
+            ingress.cycles.eq(registers.cycles),
+            # A reset clears the table only when commands are off.
+            ingress.exact_store.valid.eq(registers.exact_clear.valid | commands.exact_store.valid),
+            ingress.exact_store.payload.eq(
+                Mux(
+                    registers.exact_clear.valid,
+                    registers.exact_clear.payload.as_value(),
+                    commands.exact_store.payload.as_value(),
+                )
+            ),
+            registers.exact_busy.eq(ingress.exact_busy),
+            commands.exact_busy.eq(ingress.exact_busy),
             ingress.mac_address.eq(registers.mac_address),
             transmit.transmit.eq(registers.transmit),
             regions.write.eq(registers.region_write),
@@ -145,10 +157,9 @@ class Nic(wiring.Component):
             registers.looked_up.eq(ingress.looked_up),
             registers.completed.eq(egress.completed),
             registers.completion_lost.eq(completions.lost),
-            registers.port_errors.eq(Cat(port.error for port in ports)),
-            registers.port_failed.eq(Cat(port.failed for port in ports)),
-            to_mac.timeout.eq(registers.port_timeout),
-            registers.mac_stalled.eq(to_mac.stalled),
+            registers.port_errors.eq(
+                Cat(header_write.error, header_read.error, payload_write.error, payload_read.error)
+            ),
             self.irq.eq(registers.irq),
         ]
         self._counters(

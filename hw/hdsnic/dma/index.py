@@ -25,13 +25,13 @@ class IndexWriter(wiring.Component):
     halves of a slot if both have changed: 8 bytes, or 16.
 
     `rx_written` and `tx_written` give the queue once the memory has acknowledged the half: only
-    then may software be interrupted. They say nothing of a write that met an error. `idle`: all
-    updates are written and acknowledged.
+    then may software be interrupted. They say nothing of a write that met an error.
 
     Ports
     -----
     rx_update, tx_update: of the receive half of a slot (bytes 0 to 7), and of the transmit half.
-    base: bus address of the slots. port_idle: of `write`'s port.
+    base: bus address of the slots. port_idle: of `write`'s port. idle: all updates are written and
+    acknowledged.
     """
 
     def __init__(self, parameters):
@@ -122,10 +122,7 @@ class IndexWriter(wiring.Component):
         m.d.comb += [queues.w_en.eq(start), queues.w_data.eq(Cat(chosen, *changed))]
         self._send(m, start, chosen, last, words, changed)
 
-        m.d.comb += [
-            queues.r_en.eq(self.write.done),
-            self.idle.eq(~something & ~request.valid & ~beats.valid & ~queues.r_rdy),
-        ]
+        m.d.comb += [queues.r_en.eq(self.write.done), self.idle.eq(~something & (queues.level == 0))]
         for half, written in enumerate((self.rx_written, self.tx_written)):
             m.d.comb += [
                 written.valid.eq(
