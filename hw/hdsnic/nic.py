@@ -58,12 +58,11 @@ class Nic(wiring.Component):
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
         m.submodules.registers = registers = RegisterBlock(p, FEATURES, LOOKUP_CYCLES)
         m.submodules.regions = regions = RegionTable(p, 3)
-        m.submodules.rx_index = rx_index = IndexWriter(p, 0)
-        m.submodules.tx_index = tx_index = IndexWriter(p, 1)
+        m.submodules.index = index = IndexWriter(p)
         m.submodules.tx_indices = tx_indices = TransmitIndices(p)
         m.submodules.commands = commands = CommandEngine(p)
         m.submodules.completions = completions = CompletionWriter(p)
-        m.submodules.header_write = header_write = WritePort(p, 4)
+        m.submodules.header_write = header_write = WritePort(p, 3)
         m.submodules.header_read = header_read = ReadPort(p, 2)
         m.submodules.payload_write = payload_write = WritePort(p, 1)
         m.submodules.payload_read = payload_read = ReadPort(p, 2)
@@ -82,19 +81,13 @@ class Nic(wiring.Component):
         connect(m, to_mac.axis, flipped(self.m_axis_tx))
         connect(m, commands.read, header_read.clients[1])
         connect(m, commands.completions, completions.commands)
-        connect(m, completions.write, header_write.clients[3])
+        connect(m, completions.write, header_write.clients[2])
         connect(m, completions.index, tx_indices.completions)
         connect(m, transmit.index, tx_indices.transmit)
-        for client, writer, source in (
-            (1, rx_index, egress.index),
-            (2, tx_index, tx_indices.update),
-        ):
-            connect(m, writer.write, header_write.clients[client])
-            connect(m, source, writer.update)
-            m.d.comb += [
-                writer.base.eq(registers.index_base),
-                writer.port_idle.eq(header_write.idle),
-            ]
+        connect(m, egress.index, index.rx_update)
+        connect(m, tx_indices.update, index.tx_update)
+        connect(m, index.write, header_write.clients[1])
+        m.d.comb += [index.base.eq(registers.index_base), index.port_idle.eq(header_write.idle)]
         for axi, write, read in (
             (self.m_axi_hdr, header_write, header_read),
             (self.m_axi_pay, payload_write, payload_read),
@@ -116,8 +109,8 @@ class Nic(wiring.Component):
             (registers.completion_ring_store, completions.ring_store),
             (registers.completion_consumer, completions.consumer),
             (registers.tx_producer, transmit.tx_producer),
-            (rx_index.written, registers.rx_written),
-            (tx_index.written, registers.tx_written),
+            (index.rx_written, registers.rx_written),
+            (index.tx_written, registers.tx_written),
         ):
             connect(m, source, sink)
         connect(m, registers.commands, commands.control)
@@ -159,9 +152,7 @@ class Nic(wiring.Component):
             registers.element_busy.eq(egress.element_busy),
             egress.pause.eq(registers.pause),
             transmit.pause.eq(registers.pause),
-            registers.idle.eq(
-                egress.idle & transmit.idle & completions.idle & rx_index.idle & tx_index.idle
-            ),
+            registers.idle.eq(egress.idle & transmit.idle & completions.idle & index.idle),
             registers.tx_stopped.eq(transmit.stopped),
             registers.looked_up.eq(ingress.looked_up),
             registers.completed.eq(egress.completed),
@@ -182,6 +173,7 @@ class Nic(wiring.Component):
                 "rx_bytes": (ingress.frame_done, ingress.frame_bytes),
                 "tx_frames": (transmit.frame_done, 1),
                 "tx_bytes": (transmit.frame_done, transmit.frame_bytes),
+                "tx_flushed": (to_mac.flushed, 1),
             },
         )  # fmt: skip
         return m
@@ -218,7 +210,6 @@ class Nic(wiring.Component):
             read.rid.eq(axi.rid),
             read.rdata.eq(axi.rdata),
             read.rresp.eq(axi.rresp),
-            read.rlast.eq(axi.rlast),
             read.rvalid.eq(axi.rvalid),
             axi.rready.eq(read.rready),
         ]

@@ -393,6 +393,7 @@ PORT_COUNTERS = (
     ("rx_bytes", "their bytes, without FCS"),
     ("tx_frames", "frames handed to the MAC"),
     ("tx_bytes", "their bytes, without FCS"),
+    ("tx_flushed", "of these, frames lost while the MAC took nothing for PORT_TIMEOUT"),
 )
 """Counters of the ports, in address order: name and meaning."""
 

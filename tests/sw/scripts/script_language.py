@@ -60,6 +60,9 @@ CONFIGURATION = {
     "peer_isn": 1000,
     "isn": None,
     "peer_address": 0x0A4D0001,
+    "newreno": 0,
+    "timestamps": 1,
+    "sack": 1,
 }
 """Names of the `config` line with what they are where it is silent."""
 

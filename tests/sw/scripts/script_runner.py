@@ -48,7 +48,15 @@ class Runner:
 
     def new_host(self, modules):
         config = self.script.config
-        return Host(modules, buffers=config["buffers"], mss=config["mss"])
+        tables = modules.tcp_tables
+        return Host(
+            modules,
+            buffers=config["buffers"],
+            mss=config["mss"],
+            congestion=tables.NEWRENO if config["newreno"] else tables.CUBIC,
+            timestamps=config["timestamps"],
+            sack=config["sack"],
+        )
 
     def time_until_isn(self, modules, isn):
         """RFC 6528: the number grows by one each 4 us, so the start of time decides it."""
