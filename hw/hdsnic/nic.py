@@ -1,8 +1,8 @@
 """The card: every block and every wire between them.
 
 Receive: MAC -> rx.Ingress (parse, verify, buffer, steer) -> rx.Injector (placed frames join) ->
-rx.Egress (place, split, commit) -> two write ports. Transmit: two read ports -> tx.Transmit (fetch, gather, checksum) -> MAC. Set-up and
-counters: csr. Commands and completions: command.
+rx.Egress (place, split, commit) -> two write ports. Transmit: two read ports -> tx.Transmit (fetch,
+gather, segment, checksum) -> MAC. Set-up and counters: csr. Commands and completions: command.
 """
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
