@@ -291,13 +291,26 @@ class PlacerSpec(Spec):
             m.d.sync += gone.eq(gone + 1)
         ends = handed & ~placed.more
         was_queue, was_busy, took = Signal.like(placer.queue), Signal(), Signal()
+        was_quiet = Signal()
+        m.d.sync += was_quiet.eq(placer.quiet & (placer.hold | placer.pause))
         m.d.sync += [
             depth_before.eq(placer.depth),
             was_queue.eq(placer.queue),
             was_busy.eq(placer.wanted),
             took.eq(placer.pop | placer.replace),
-            steady.eq((placer.depth == depth_before) & placer.wanted),
         ]
+        was_found = Signal()
+        m.d.sync += was_found.eq(placer.found)
+        # A handle that was found stays, unless it is taken (proven in `handles.py`).
+        self.assume(
+            m,
+            (was_found & (was_queue == placer.queue) & ~took & was_busy & ~was_quiet).implies(
+                placer.found
+            ),
+        )
+        m.d.comb += steady.eq(
+            (placer.depth == depth_before) & was_busy & (was_queue == placer.queue)
+        )
         self.prove(
             m,
             self.properties[3].name,
@@ -307,7 +320,7 @@ class PlacerSpec(Spec):
             & (placer.pop == (ends | (discarded & (placer.depth == 0))))
             & (placer.replace == (discarded & (placer.depth != 0)))
             & placer.frames.ready.implies(ends | (gone == 0))
-            & (placer.pop | placer.replace).implies(placer.wanted)
+            & (placer.pop | placer.replace).implies(placer.wanted & steady & ~took & was_found)
             & ((placer.depth != depth_before) & (placer.depth != 0)).implies(
                 deeper & ~took & was_busy & (was_queue == placer.queue)
             ),
@@ -315,6 +328,9 @@ class PlacerSpec(Spec):
         begun = ~v.fsm.ongoing("frame")
         chaining = v.fsm.ongoing("chain")
         self.helper(m, gone == Mux(chaining, v.sent, 0))
+        self.helper(m, (begun & v.found & wants).implies(was_found & was_busy & ~took))
+        self.helper(m, begun.implies(was_queue == placer.queue))
+        self.helper(m, (chaining | (v.depth != 0)).implies(v.found))
         self.helper(m, (begun & ~deeper).implies(as_value(v.handle) == here))
         self.helper(m, (begun & deeper).implies(as_value(v.handle) == following))
         for k, entry in enumerate(self.rows(v.chain)):

@@ -106,6 +106,13 @@ def _step(output):
     return at[-1].rsplit("step", 1)[1].strip(" .") if at else "?"
 
 
+def _reasons(output):
+    """Of all that sby says, what failed and where; or the end of it."""
+    words = ("Assert failed", "counterexample", "ERROR", "TIMEOUT")
+    lines = [line for line in output.splitlines() if any(word in line for word in words)]
+    return "\n".join(lines or output.splitlines()[-10:])
+
+
 def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
     """Proves a specification and kills its mutants; prints their lines. True if all went well."""
     name = spec_class.__name__
@@ -121,8 +128,7 @@ def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
         verdict = "proven" if status == "PASS" else f"NOT PROVEN ({status})"
         if status != "PASS":
             good = False
-            tail = output.splitlines()
-            print("\n".join(tail if verbose else tail[-25:]), flush=True)
+            print(output if verbose else _reasons(output), flush=True)
     for prop in spec_class.properties:
         if not mutants:
             print(f"{prop.name:44} {verdict} {spent:5.1f} s", flush=True)
@@ -139,7 +145,7 @@ def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
             if not killed:
                 good = False
                 if status != "PASS":
-                    print("\n".join(output.splitlines()[-25:]), flush=True)
+                    print(output if verbose else _reasons(output), flush=True)
     return good
 
 
