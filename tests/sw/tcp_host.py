@@ -67,6 +67,13 @@ class Segment:
     payload: bytes = b""
     mss: int = 0
     shift: int = -1
+    sack_ok: bool = False
+    ts: tuple | None = None
+    """(TSval, TSecr)"""
+    sacks: tuple = ()
+    """Blocks (start, end), the first byte and that after the last one."""
+    kinds: tuple = ()
+    """Option numbers in the order in which they came."""
 
     def __repr__(self):
         names = "".join(
@@ -82,6 +89,15 @@ def build(segment: Segment, mac_to: bytes, mac_from: bytes) -> bytes:
         options += struct.pack(">BBH", 2, 4, segment.mss)
     if segment.shift >= 0:
         options += struct.pack(">BBBB", 1, 3, 3, segment.shift)
+    if segment.sack_ok:
+        options += b"\x01\x01\x04\x02"
+    if segment.ts is not None:
+        stamp = (number & 0xFFFFFFFF for number in segment.ts)
+        options += struct.pack(">BBBBII", 1, 1, 8, 10, *stamp)
+    if segment.sacks:
+        options += struct.pack(">BBBB", 1, 1, 5, 2 + 8 * len(segment.sacks))
+        for edges in segment.sacks:
+            options += struct.pack(">II", *(edge & 0xFFFFFFFF for edge in edges))
     size = 20 + len(options)
     tcp = struct.pack(
         ">HHIIBBHHH", segment.sport, segment.dport, segment.seq & 0xFFFFFFFF,
@@ -94,6 +110,9 @@ def build(segment: Segment, mac_to: bytes, mac_from: bytes) -> bytes:
     )
     ip = ip[:10] + struct.pack(">H", inet_sum(ip) ^ 0xFFFF) + ip[12:]
     return mac_to + mac_from + b"\x08\x00" + ip + tcp
+
+
+OPTION_SIZES = {2: 4, 3: 3, 4: 2, 8: 10}
 
 
 def dissect(frame: bytes) -> Segment | None:
@@ -112,13 +131,26 @@ def dissect(frame: bytes) -> Segment | None:
     found = Segment(source, destination, sport, dport, seq, ack, flags, window, tcp[size:])
     options = tcp[20:size]
     while options:
+        found.kinds += (options[0],)
         if options[0] == 1:
             options = options[1:]
+            continue
+        if len(options) < 2 or not 2 <= options[1] <= len(options):
+            break  # the rest is no list of options
+        if OPTION_SIZES.get(options[0], options[1]) != options[1]:
+            options = options[options[1] :]
             continue
         if options[0] == 2:
             found.mss = struct.unpack_from(">H", options, 2)[0]
         elif options[0] == 3:
             found.shift = options[2]
+        elif options[0] == 4:
+            found.sack_ok = True
+        elif options[0] == 8:
+            found.ts = struct.unpack_from(">II", options, 2)
+        elif options[0] == 5:
+            edges = struct.unpack_from(f">{(options[1] - 2) // 4}I", options, 2)
+            found.sacks = tuple(zip(edges[::2], edges[1::2], strict=True))
         options = options[options[1] :]
     return found
 
@@ -151,13 +183,15 @@ class Host:
     """A stack at `address` with applications on queues of their own."""
 
     def __init__(self, modules, address=0x0A4D0002, mac=b"\x02\0\0\0\0\x02", buffers=64, mss=1460,
-                 apps=1, seed=1, elements=1024):  # fmt: skip
+                 apps=1, seed=1, elements=1024, **configuration):  # fmt: skip
         self.m = modules
         self.core, self.tables = modules.tcp_core, modules.tcp_tables
         self.address, self.mac, self.now = address, mac, 1000 * S
         self.s = self.tables.allocate()
         secret = bytes((seed * 37 + k * 11) & 255 for k in range(16))
-        self.tables.initialise(self.s, mac, address, 24, address & ~255 | 254, secret, mss)
+        self.tables.initialise(
+            self.s, mac, address, 24, address & ~255 | 254, secret, mss, **configuration
+        )
         self.apps = {}
         self.tx_producer = [0] * 16
         self.tx_lag = False
@@ -388,6 +422,7 @@ class Host:
                 ("connection", t.CONNECTIONS_PER_QUEUE, "hash_next"),
                 ("send", t.SENDS_PER_QUEUE, "next"),
                 ("piece", t.PIECES_PER_QUEUE, "next"),
+                ("range", t.RANGES_PER_QUEUE, "next"),
             ):
                 free, at = set(), int(q[f"free_{name}"])
                 while at >= 0:
@@ -431,13 +466,27 @@ class Script:
         self.host, self.port, self.sport, self.iss, self.address = host, port, sport, iss, address
         self.irs = 0
         self.connection = None
+        self.ts = False
+        self.newest = 0
 
-    def give(self, flags, seq=0, ack=None, payload=b"", window=65535, mss=0, shift=-1):
-        """Hand in a segment; what comes back."""
+    def clock(self):
+        """The peer's time stamp clock: 1 ms."""
+        return self.host.now // MS + 5000
+
+    def give(self, flags, seq=0, ack=None, payload=b"", window=65535, mss=0, shift=-1,
+             sack_ok=False, ts=None, sacks=()):  # fmt: skip
+        """Hand in a segment; what comes back. `ts`: (TSval, TSecr), or TSval of a connection with
+        time stamps, which then answers the newest. `sacks`: blocks by relative numbers."""
+        if ts is None and self.ts:
+            ts = self.clock()
+        if isinstance(ts, int):
+            ts = (ts, self.newest)
+        blocks = tuple((self.irs + start, self.irs + end) for start, end in sacks)
         segment = Segment(
             self.address, self.host.address, self.sport, self.port, self.iss + seq,
             self.irs + ack if ack is not None else 0,
-            flags | (ACK if ack is not None else 0), window, payload, mss, shift,
+            flags | (ACK if ack is not None else 0), window, payload, mss, shift, sack_ok, ts,
+            blocks,
         )  # fmt: skip
         self.host.receive(build(segment, self.host.mac, self.MAC))
         self.host.step()
@@ -454,6 +503,11 @@ class Script:
             segment.seq = (segment.seq - self.irs) & 0xFFFFFFFF
             if segment.flags & ACK:
                 segment.ack = (segment.ack - self.iss) & 0xFFFFFFFF
+            segment.sacks = tuple(
+                tuple((edge - self.iss) & 0xFFFFFFFF for edge in block) for block in segment.sacks
+            )
+            if segment.ts is not None:
+                self.newest = segment.ts[0]
             found.append(segment)
         self.host.step()
         return found
@@ -472,23 +526,30 @@ class Script:
         self.host.now = end
         return found
 
-    def open(self, window=65535, mss=1460, shift=-1):
+    def open(self, window=65535, mss=1460, shift=-1, sack_ok=False, ts=False):
         """Passive open by the host: SYN, SYN-ACK, ACK."""
-        (answer,) = self.give(SYN, window=window, mss=mss, shift=shift)
+        self.ts = ts
+        (answer,) = self.give(SYN, window=window, mss=mss, shift=shift, sack_ok=sack_ok)
         assert answer.flags == SYN | ACK and answer.ack == 1
         self.irs = answer.seq
         assert self.give(0, seq=1, ack=1, window=window) == []
         self.connection = self.host.last(EventKind.ACCEPTED)["connection"]
         return answer
 
-    def answer_connect(self, window=65535, mss=1460, shift=-1):
+    def answer_connect(self, window=65535, mss=1460, shift=-1, sack_ok=False, ts=False):
         """The host is connecting: take its SYN, answer, and give what it sends then."""
         syn = next(dissect(f) for f in self.host.transmit() if dissect(f))
         assert syn.flags == SYN
         self.sport, self.port, self.irs = syn.dport, syn.sport, syn.seq
-        found = self.give(SYN, seq=0, ack=1, window=window, mss=mss, shift=shift)
+        if ts:
+            self.ts, self.newest = True, syn.ts[0]
+        found = self.give(SYN, seq=0, ack=1, window=window, mss=mss, shift=shift, sack_ok=sack_ok)
         self.connection = self.host.last(EventKind.CONNECTED)["connection"]
         return syn, found
+
+    def past_quick_acks(self):
+        """As after the first segments of a burst: ACKs are delayed again."""
+        self.row["data_at"], self.row["quick"] = self.host.now, 0
 
     @property
     def row(self):

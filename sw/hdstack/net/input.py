@@ -81,6 +81,7 @@ def on_frame(
     (bytes): where the card put `payload_length` bytes of payload; region -1 where it put none.
     `posted_left`, `reason`: as in the record. `now` in ns.
     """
+    s["control"]["now"] = now
     on_record(s, queue, posted_left, payload_length if region >= 0 else 0)
     p = s["parsed"]
     p["queue"] = queue

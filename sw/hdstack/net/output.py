@@ -11,7 +11,7 @@ __all__ = ["encode_segment"]
 def encode_segment(s, queue, index, memory, at):
     """Write the header bytes of segment `index` of `queue` to `memory` from `at`.
 
-    Gives their number: 54 to 62 for TCP, up to 1514 for a whole frame. Ethernet, IPv4 and TCP
+    Gives their number: 54 to 94 for TCP, up to 1514 for a whole frame. Ethernet, IPv4 and TCP
     headers start at bytes 0, 14 and 34. Of a TCP_SEGMENT the card inserts both checksums: the
     IPv4 field is 0, the TCP field holds the folded sum of the pseudo-header.
     """

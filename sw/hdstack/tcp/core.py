@@ -53,6 +53,7 @@ def ready(s, queue):
 @entry
 def on_request(s, queue, row, now):
     """A REQUEST record of the application of `queue`, copied out of shared memory."""
+    s["control"]["now"] = now
     request = s["request"]
     request["kind"] = row["kind"]
     request["port"] = row["port"]
@@ -69,6 +70,7 @@ def on_request(s, queue, row, now):
 @entry
 def on_timers(s, now):
     """Handle what is due; gives the time at which to call again at the latest (NEVER: none)."""
+    s["control"]["now"] = now
     if now < s["control"]["next_deadline"]:
         return s["control"]["next_deadline"]
     following = np.int64(NEVER)
@@ -92,6 +94,7 @@ def on_timers(s, now):
 @entry
 def on_output(s, queue, now):
     """Go on with connections that waited for room; True if some still wait."""
+    s["control"]["now"] = now
     q = s["queues"][queue]
     last = q["pending_tail"]
     while q["pending_head"] >= 0:
@@ -211,6 +214,7 @@ def drop_owner(s, queue, now):
 
     Connections whose RST finds no room go on by `on_output`.
     """
+    s["control"]["now"] = now
     q = s["queues"][queue]
     q["live"] = 0
     q["events_tail"] = q["events_head"]

@@ -3,29 +3,37 @@
 import numpy as np
 
 from ..compile import part
-from . import congestion, counters, states
+from . import acks, congestion, counters, states
 from .close import finish
-from .emit import reset_stranger
-from .events import CloseReason, EventKind
-from .output import output
+from .events import CloseReason, EventKind, OpenFlag
 from .rows import (
     connection_event,
     count,
     find_connection,
     first_row,
-    has_room,
     low32,
     set_pending,
     take_connection,
 )
-from .sequence import initial_sequence, keyed_hash
+from .sequence import initial_sequence, keyed_hash, stamp_offset
 from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, MILLISECOND, NONE
-from .timers import RTO_AFTER_LOST_SYN, measure, start_timing, stop_retransmit
+from .timers import (
+    KEEPALIVE_COUNT,
+    KEEPALIVE_IDLE,
+    KEEPALIVE_INTERVAL,
+    RTO_AFTER_LOST_SYN,
+    arm_keepalive,
+    measure,
+    start_timing,
+    stop_retransmit,
+)
 from .window import WINDOW_SHIFT
 
 ACCEPTED = int(EventKind.ACCEPTED)
 CONNECTED = int(EventKind.CONNECTED)
 NORMAL = int(CloseReason.NORMAL)
+NODELAY = int(OpenFlag.NODELAY)
+KEEPALIVE = int(OpenFlag.KEEPALIVE)
 
 MSS_DEFAULT = 536
 """Of a peer that names none (RFC 9293 section 3.7.1)."""
@@ -33,6 +41,8 @@ MSS_LEAST = 64
 """Below this a peer would make us send headers only."""
 HALF_OPEN_MAX = CONNECTIONS_PER_QUEUE // 2
 PORTS_TRIED = 64
+STAMP_BYTES = 12
+"""A time stamp with its padding, in every segment."""
 
 
 @part
@@ -89,6 +99,17 @@ def new_connection(s, queue, remote_address, remote_port, local_port, floor, now
     c["rcv_nxt"] = 0
     c["rcv_adv"] = 0
     c["mss"] = s["control"]["mss"]
+    c["keep_idle"] = KEEPALIVE_IDLE
+    c["keep_every"] = KEEPALIVE_INTERVAL
+    c["keep_count"] = KEEPALIVE_COUNT
+    c["keep_sent"] = now
+    c["algorithm"] = s["control"]["congestion"]
+    c["ts_offset"] = stamp_offset(s, remote_address, (remote_port << 16) | local_port)
+    c["ts_recent"] = 0
+    c["ts_recent_at"] = now
+    c["last_ack"] = 0
+    c["high_rxt"] = iss
+    c["rescue_rxt"] = iss
     c["progress_at"] = now
     c["heard_at"] = now
     c["sent_at"] = now
@@ -98,9 +119,17 @@ def new_connection(s, queue, remote_address, remote_port, local_port, floor, now
 
 
 @part
-def learn_options(s, c):
-    """MSS and window scale of the peer's SYN."""
+def set_flags(c, flags):
+    """What the application wants its connections to begin with."""
+    c["nodelay"] = 1 if flags & NODELAY else 0
+    c["keep_on"] = 1 if flags & KEEPALIVE else 0
+
+
+@part
+def learn_options(s, c, now):
+    """The options of the peer's SYN; what both sides have is used from now on."""
     p = s["parsed"]
+    control = s["control"]
     mss = p["mss"] if p["mss"] > 0 else MSS_DEFAULT
     c["mss"] = min(max(mss, MSS_LEAST), s["control"]["mss"])
     if p["shift"] >= 0:
@@ -109,44 +138,15 @@ def learn_options(s, c):
     else:
         c["snd_shift"] = 0
         c["rcv_shift"] = 0
+    c["sack_ok"] = 1 if p["sack_ok"] and control["sack"] else 0
+    if p["ts"] and control["timestamps"]:
+        c["ts_ok"] = 1
+        c["ts_recent"] = p["tsval"]
+        c["ts_recent_at"] = now
+        c["mss"] -= STAMP_BYTES
     c["mac"] = p["mac"]
     c["snd_wnd"] = p["window"]  # never scaled in a SYN
     c["max_wnd"] = p["window"]
-
-
-@part
-def passive_open(s, floor, now):
-    """A SYN for no connection: to its listener, or RST."""
-    p = s["parsed"]
-    at = find_listener(s, p["local_port"])
-    if at < 0 or s["listeners"][at]["state"] != states.LISTENER_LISTENING:
-        count(s, counters.NO_LISTENER)
-        reset_stranger(s, now)
-        return
-    listener = s["listeners"][at]
-    queue = listener["queue"]
-    q = s["queues"][queue]
-    if not has_room(s, queue) or q["half_open"] >= HALF_OPEN_MAX:
-        count(s, counters.SYN_DROPPED)
-        return
-    index = new_connection(
-        s, queue, p["remote_address"], p["remote_port"], p["local_port"], floor, now
-    )
-    if index < 0:
-        count(s, counters.SYN_DROPPED)
-        return
-    c = s["connections"][index]
-    c["listener"] = at
-    c["socket"] = listener["socket"]
-    listener["connections"] += 1
-    q["half_open"] += 1
-    learn_options(s, c)
-    c["mac_known"] = 1
-    c["irs"] = p["seq"]
-    c["rcv_nxt"] = p["seq"] + 1
-    c["rcv_adv"] = c["rcv_nxt"]
-    c["state"] = states.SYN_RECEIVED
-    output(s, index, now)
 
 
 @part
@@ -155,8 +155,7 @@ def establish(s, index, now):
     c = s["connections"][index]
     if c["listener"] >= 0 and c["state"] == states.SYN_RECEIVED:
         s["queues"][c["queue"]]["half_open"] -= 1
-    elif c["state"] == states.SYN_SENT:
-        learn_options(s, c)
+        s["listeners"][c["listener"]]["half_open"] -= 1
     c["state"] = states.ESTABLISHED
     lost_syn = c["retries"] > 0
     if c["timing_seq"] >= 0:
@@ -167,10 +166,13 @@ def establish(s, index, now):
     c["backoff"] = 0
     c["retries"] = 0
     congestion.begin(c, lost_syn)
+    acks.begin(s, c)
     c["progress_at"] = now
     c["heard_at"] = now
     c["snd_nxt"] = c["snd_max"]
     stop_retransmit(s, index)
+    if c["keep_on"]:
+        arm_keepalive(s, index, now)
     c["announced"] = 1
     count(s, counters.CONNECTIONS_OPENED)
     if c["listener"] >= 0:

@@ -17,6 +17,7 @@ from .tables import (
     NEVER,
     NONE,
     REGIONS,
+    SACK_BLOCKS,
     SEGMENTS_MARGIN,
     SEGMENTS_PER_QUEUE,
 )
@@ -161,6 +162,27 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c["rcv_fin"] = NONE
     c["piece_head"] = NONE
     c["pieces"] = 0
+    c["ranges_head"] = NONE
+    c["ranges"] = 0
+    c["sacked_bytes"] = 0
+    c["sack_ok"] = 0
+    c["ts_ok"] = 0
+    c["quick"] = 0
+    c["challenge_tokens"] = 0
+    c["challenge_filled"] = 0
+    c["keep_on"] = 0
+    c["keep_tries"] = 0
+    c["keep_at"] = NEVER
+    c["user_timeout"] = 0
+    c["closing"] = 0
+    c["pingpong"] = 0
+    c["data_at"] = 0
+    c["nodelay"] = 0
+    c["snd_sml"] = 0
+    c["dsack_start"] = 0
+    c["dsack_end"] = 0
+    for at in range(SACK_BLOCKS):
+        c["sack_recent"][at] = NONE
     c["unacked"] = 0
     c["promised"] = 0
     c["starved"] = 0
@@ -238,6 +260,23 @@ def give_piece(s, queue, index):
     q = s["queues"][queue]
     s["pieces"][index]["next"] = q["free_piece"]
     q["free_piece"] = index
+
+
+@part
+def take_range(s, queue):
+    """A row for a range that the peer reports as received, or -1."""
+    q = s["queues"][queue]
+    index = q["free_range"]
+    if index >= 0:
+        q["free_range"] = s["ranges"][index]["next"]
+    return index
+
+
+@part
+def give_range(s, queue, index):
+    q = s["queues"][queue]
+    s["ranges"][index]["next"] = q["free_range"]
+    q["free_range"] = index
 
 
 @part

@@ -15,7 +15,10 @@ from .. import errors
 from . import counters, states
 from .events import EVENT, REQUEST
 
-__all__ = ["NEVER", "STATE", "STATE_BYTES", "allocate", "connection_rows", "initialise"]
+__all__ = [
+    "CUBIC", "NEVER", "NEWRENO", "STATE", "STATE_BYTES", "allocate", "connection_rows",
+    "initialise",
+]  # fmt: skip
 
 QUEUES = 16
 REGIONS = 16
@@ -26,6 +29,11 @@ CONNECTIONS_PER_QUEUE = 256
 SENDS_PER_QUEUE = 1024
 PIECES_PER_QUEUE = 512
 PIECES_PER_CONNECTION = 128
+RANGES_PER_QUEUE = 1024
+RANGES_PER_CONNECTION = 64
+"""Ranges that peers report as received (SACK); what goes beyond is forgotten, and sent again."""
+SACK_BLOCKS = 4
+"""Of one segment; three beside a time stamp (RFC 2018 section 3)."""
 EVENTS_PER_QUEUE = 1024
 SEGMENTS_PER_QUEUE = 256
 MAX_REFERENCES = 8
@@ -42,6 +50,9 @@ SEGMENTS_MARGIN = 16
 SEGMENTS_RESERVE = 24
 """Data segments stop here, so that acknowledgements still have room."""
 
+NEWRENO = 0
+CUBIC = 1
+
 NEVER = 1 << 62
 NONE = -1
 
@@ -55,21 +66,23 @@ def _integers(text):
 
 CONTROL = np.dtype(
     _integers(
-        "address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
-        " reset_tokens reset_filled challenge_tokens challenge_filled echo_tokens echo_filled"
-        " frame_next"
+        "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
+        " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
+        " frame_next congestion timestamps sack"
     )
     + [("secret", "<i8", (4,))]
 )
 QUEUE = np.dtype(
     _integers(
         "live port_first port_last port_next connections half_open free_connection free_send"
-        " free_piece pending_head pending_tail events_head events_tail segments_head"
+        " free_piece free_range pending_head pending_tail events_head events_tail segments_head"
         " segments_tail tx_done waiting posted saturated average promised starved postable"
     )
 )
 REGION = np.dtype(_integers("live generation queue element_bytes bytes postable"))
-LISTENER = np.dtype(_integers("state queue port socket connections"))
+LISTENER = np.dtype(
+    _integers("state queue port socket connections half_open backlog flags cookie_at")
+)
 NEIGHBOUR = np.dtype(_integers("state address mac updated asked"))
 CONNECTION = np.dtype(
     _integers(
@@ -82,22 +95,35 @@ CONNECTION = np.dtype(
         # congestion and time-outs
         " cwnd ssthresh acked_bytes dup_acks recover recovery srtt rttvar rto backoff"
         " timing_seq timing_at retries progress_at heard_at sent_at persist"
+        # loss recovery (RFC 6675): what the peer has reported, what was sent again
+        " sack_ok ranges_head ranges sacked_bytes high_rxt rescue_rxt"
+        # CUBIC (RFC 9438)
+        " algorithm epoch cubic_k w_max w_est w_rest cwnd_prior"
+        # time stamps (RFC 7323)
+        " ts_ok ts_offset ts_recent ts_recent_at last_ack"
+        # acknowledging, Nagle
+        " quick pingpong rcv_mss data_at nodelay snd_sml"
+        # keep-alive, close
+        " keep_on keep_idle keep_every keep_count keep_tries keep_sent keep_at user_timeout closing"
+        " challenge_tokens challenge_filled"
         # receiving
         " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
-        " received"
+        " received dsack_start dsack_end"
         # timers and lists
         " retransmit_at ack_at state_at pending pending_next waiting"
     )
+    + [("sack_recent", "<i8", (SACK_BLOCKS,))]
 )
 SEND = np.dtype(_integers("seq region generation offset length next last_tx untaken"))
 PIECE = np.dtype(_integers("seq length region offset next"))
+RANGE = np.dtype(_integers("start end next"))
 REFERENCE = np.dtype(_integers("send region generation offset length"))
 SEGMENT = np.dtype(
     _integers(
         "kind frame connection mac address remote_address local_port remote_port seq ack flags"
-        " window mss shift payload references"
+        " window mss shift sack_ok ts tsval tsecr sacks payload references"
     )
-    + [("ref", REFERENCE, (MAX_REFERENCES,))]
+    + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("ref", REFERENCE, (MAX_REFERENCES,))]
 )
 TCP_SEGMENT = 0
 ARP_PACKET = 1
@@ -107,8 +133,9 @@ WHOLE_FRAME = 2
 PARSED = np.dtype(
     _integers(
         "queue mac remote_address remote_port local_port seq ack flags window mss shift length"
-        " region offset"
+        " region offset sack_ok ts tsval tsecr sacks"
     )
+    + [("sack", "<i8", (2 * SACK_BLOCKS,))]
 )
 FRAME = np.dtype([("length", "<i8"), ("bytes", "u1", (FRAME_BYTES,))], align=True)
 PENDING_EVENT = np.dtype([("queue", "<i8"), ("row", EVENT)])
@@ -126,6 +153,7 @@ STATE = np.dtype(
         ("connections", CONNECTION, (CONNECTIONS,)),
         ("sends", SEND, (QUEUES * SENDS_PER_QUEUE,)),
         ("pieces", PIECE, (QUEUES * PIECES_PER_QUEUE,)),
+        ("ranges", RANGE, (QUEUES * RANGES_PER_QUEUE,)),
         ("events", PENDING_EVENT, (QUEUES, EVENTS_PER_QUEUE)),
         ("segments", SEGMENT, (QUEUES, SEGMENTS_PER_QUEUE)),
         ("frames", FRAME, (FRAMES,)),
@@ -150,7 +178,8 @@ def allocate(buffer=None):
     return np.frombuffer(view, STATE, 1)[0]
 
 
-def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: bytes, mss=1460):
+def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: bytes, mss=1460,
+               *, congestion=CUBIC, timestamps=True, sack=True):  # fmt: skip
     """Empty every table and set who we are.
 
     Parameters
@@ -160,6 +189,8 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     prefix: bits of the network, 0 to 32.
     secret: 16 random bytes; sequence numbers, ports and the hash depend on them (RFC 6528).
     mss: largest payload of a segment, in bytes: the link's MTU less 40.
+    congestion: NEWRENO or CUBIC, for connections that begin from now on.
+    timestamps, sack: whether these options are offered and taken (RFC 7323, RFC 2018).
     """
     if len(mac) != 6 or len(secret) != 16:
         raise errors.ConfigurationError(
@@ -168,6 +199,10 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     if not (0 <= prefix <= 32 and 0 < address < 1 << 32 and 0 <= gateway < 1 << 32):
         raise errors.ConfigurationError(
             f"address {address:#x}/{prefix}, gateway {gateway:#x}: IPv4 and 0 to 32 are allowed"
+        )
+    if congestion not in (NEWRENO, CUBIC):
+        raise errors.ConfigurationError(
+            f"congestion control {congestion!r}: NEWRENO ({NEWRENO}) or CUBIC ({CUBIC})"
         )
     if not 536 <= mss <= 8960:
         raise errors.ConfigurationError(f"mss is {mss}; 536 to 8960 bytes are allowed")
@@ -179,12 +214,15 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     control["mac"], control["mss"] = int.from_bytes(mac, "big"), mss
     control["secret"][:] = np.frombuffer(secret, "<u4")
     control["next_deadline"] = NEVER
+    control["congestion"], control["timestamps"] = congestion, int(timestamps)
+    control["sack"] = int(sack)
     s["buckets"][:] = NONE
     s["deadlines"][:] = NEVER
     for name, each in (
         ("connections", CONNECTIONS_PER_QUEUE),
         ("sends", SENDS_PER_QUEUE),
         ("pieces", PIECES_PER_QUEUE),
+        ("ranges", RANGES_PER_QUEUE),
     ):
         rows = s[name]
         link = "hash_next" if name == "connections" else "next"

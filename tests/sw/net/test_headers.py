@@ -139,10 +139,11 @@ def test_syn_is_understood_under_tags_and_options(host, tags, ip_options):
     tcp = answer[TCP]
     assert (tcp.sport, tcp.dport, tcp.flags, tcp.ack) == (80, 5555, "SA", 0)
     assert dict(tcp.options)["MSS"] == 1460 and dict(tcp.options)["WScale"] == 4
+    assert [name for name, _ in tcp.options] == ["MSS", "SAckOK", "Timestamp", "NOP", "WScale"]
     assert answer[IP].flags == "DF" and answer[IP].ttl == 64
     assert bytes(checked(answer)) == bytes(answer)
     row = host.s["connections"][256]
-    assert row["mss"] == 1234 and row["snd_shift"] == 9 and row["snd_wnd"] == 4321
+    assert row["mss"] == 1234 - 12 and row["snd_shift"] == 9 and row["snd_wnd"] == 4321
 
 
 def test_sent_segments_are_what_scapy_would_build(host):
