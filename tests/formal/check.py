@@ -38,9 +38,7 @@ class ReferenceCheckSpec(Spec):
                     "(row.owner != owner_read.data) | (row.owner == 0)",
                     "row.owner == 0",
                 ),
-                Mutant(
-                    "a region without owner is read", _MODULE, " | (row.owner == 0)", ""
-                ),
+                Mutant("a region without owner is read", _MODULE, " | (row.owner == 0)", ""),
                 Mutant("NIC_READ is not asked for", _MODULE, "m.Elif(~row.nic_read)", "m.Elif(0)"),
                 Mutant(
                     "the end of the region is not looked at",
@@ -48,9 +46,7 @@ class ReferenceCheckSpec(Spec):
                     "((end > size) | (last_address",
                     "((last_address",
                 ),
-                Mutant(
-                    "addresses wrap", _MODULE, " | (last_address >= 1 << p.address_bits)", ""
-                ),
+                Mutant("addresses wrap", _MODULE, " | (last_address >= 1 << p.address_bits)", ""),
                 Mutant(
                     "a refused descriptor's pieces are committed",
                     _MODULE,
@@ -201,9 +197,7 @@ class ReferenceCheckSpec(Spec):
         self.helper(m, as_value(judged[1]) == as_value(v.judged))
         self.helper(m, found[0].implies(owner == v.owner_read.data))
         self.helper(m, at == v.address)
-        in_range = (v.end <= v.size) & (
-            at + judged[1].reference.length <= 1 << p.address_bits
-        )
+        in_range = (v.end <= v.size) & (at + judged[1].reference.length <= 1 << p.address_bits)
         self.helper(m, (pushed & (v.grant == _SENT) & in_range).implies(granted))
         depth = len(self.rows(q.memory))
         open_ = Signal.like(q.head)  # pushed, neither committed nor rolled back
@@ -214,9 +208,7 @@ class ReferenceCheckSpec(Spec):
         stages = (asked, found, judged)
         under = count_ones(valid & word.has_reference for valid, word in stages)
         budget = Signal(6)
-        m.d.comb += budget.eq(
-            filled + under + Mux(inside, p.references_max - used, 0)
-        )
+        m.d.comb += budget.eq(filled + under + Mux(inside, p.references_max - used, 0))
         self.helper(m, budget <= depth)
         self.helper(m, waiting <= filled)
         # A last item is alone in the next stage.

@@ -27,7 +27,10 @@ class DispatchSpec(Spec):
                     "job.shift.eq((frame.header_length - 1)[:lane_bits])",
                 ),
                 Mutant(
-                    "a frame without a buffer is split", _MODULE, "m.If(placed.claimed):", "m.If(1):"
+                    "a frame without a buffer is split",
+                    _MODULE,
+                    "m.If(placed.claimed):",
+                    "m.If(1):",
                 ),
             ),
             depth=2,
@@ -166,7 +169,5 @@ class DispatchSpec(Spec):
         self.prove(
             m,
             self.properties[3].name,
-            egress.idle.implies(
-                v.placer.quiet & v.fetcher.idle & v.commit.empty & ~v.handles.hold
-            ),
+            egress.idle.implies(v.placer.quiet & v.fetcher.idle & v.commit.empty & ~v.handles.hold),
         )

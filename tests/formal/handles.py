@@ -140,9 +140,7 @@ class HandleQueuesSpec(Spec):
             owed = Signal(3, name=f"owed_{k}")
             asked = h.reserve.valid & (h.reserve.payload.queue == k)
             released = h.release.valid & (h.release.payload == k)
-            m.d.sync += owed.eq(
-                owed + Mux(asked, h.reserve.payload.count, 0) - pushes - released
-            )
+            m.d.sync += owed.eq(owed + Mux(asked, h.reserve.payload.count, 0) - pushes - released)
             self.assume(m, (pushes | released).implies(owed != 0) & ~(pushes & released))
             self.assume(m, asked.implies(h.roomy[k] & (h.reserve.payload.count == 1)))
             self.helper(m, v.ready[k] == ready[k])
@@ -178,8 +176,10 @@ class HandleQueuesSpec(Spec):
         walk = v.walking & (v.walked == queue)
         rotates = walk & v.rotate
         drops = dropped & (walked == queue)
-        out = (ours & h.pop & (place <= h.depth)) | (ours & h.replace & (place == h.depth)) | (
-            drops & (place == 0)
+        out = (
+            (ours & h.pop & (place <= h.depth))
+            | (ours & h.replace & (place == h.depth))
+            | (drops & (place == 0))
         )
         with m.If(comes):
             m.d.sync += [inside.eq(1), place.eq(ready[queue] - Mux(ours, gone, drops))]
@@ -213,9 +213,7 @@ class HandleQueuesSpec(Spec):
             & looks.implies(behind == (inside & (place == asked_place))),
         )
         discards = dropped & (walked == queue) & (as_value(h.discard.payload.handle) == handle)
-        self.prove(
-            m, self.properties[1].name, discards.implies(inside & (place == 0))
-        )
+        self.prove(m, self.properties[1].name, discards.implies(inside & (place == 0)))
         self.prove(
             m,
             self.properties[2].name,

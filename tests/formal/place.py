@@ -144,7 +144,10 @@ class PlacerSpec(Spec):
             "A record never reaches beyond the cells that software has handed back.",
             (
                 Mutant(
-                    "space is not looked at", _MODULE, "space.eq(used + needed <= cells)", "space.eq(1)"
+                    "space is not looked at",
+                    _MODULE,
+                    "space.eq(used + needed <= cells)",
+                    "space.eq(1)",
                 ),
                 Mutant(
                     "a consumer doorbell may pass the producer",
@@ -215,9 +218,7 @@ class PlacerSpec(Spec):
             return (at.region == region) & (at.element == element)
 
         for handle in (placer.handle, placer.following):
-            self.assume(
-                m, followed(handle.at).implies(handle.generation == generation)
-            )
+            self.assume(m, followed(handle.at).implies(handle.generation == generation))
 
         placed = placer.placed.payload
         claimed = placer.placed.valid & placed.claimed
@@ -373,8 +374,9 @@ class PlacerSpec(Spec):
         # -- helpers --
         stored_rows = Array(as_value(r) for r in self.rows(self.view(table).rows))
         self.helper(m, stored_rows[region] == as_value(row))
-        self.helper(m, row.live.implies(
-            (row.log2_element_bytes >= 8) & (row.log2_element_bytes <= 14)))
+        self.helper(
+            m, row.live.implies((row.log2_element_bytes >= 8) & (row.log2_element_bytes <= 14))
+        )
         fsm = v.fsm
         self.helper(m, fsm.state < len(fsm.encoding))
         waiting = Signal()
@@ -420,7 +422,9 @@ class PlacerSpec(Spec):
         mine = begun & (frame.queue == queue)
         self.helper(m, (mine & v.enabled).implies(stored_before))
         self.helper(m, placer.enabled.bit_select(queue, 1).implies(stored_before))
-        self.helper(m, (mine & stored_before).implies((v.cells == cells) & (v.producer == produced)))
+        self.helper(
+            m, (mine & stored_before).implies((v.cells == cells) & (v.producer == produced))
+        )
         self.helper(m, (mine & stored_before).implies((v.used >= (produced - consumed)[:19])))
         self.helper(m, (mine & stored_before).implies(v.used <= cells))
         self.helper(m, (mine & (v.depth != 0)).implies(v.enabled))

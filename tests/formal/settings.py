@@ -99,8 +99,7 @@ class SettingsSpec(Spec):
                 Mutant(
                     "a refused row is written all the same",
                     _MODULE,
-                    "self.region_done.eq(1 << number)]\n"
-                    '                    m.next = "idle"',
+                    'self.region_done.eq(1 << number)]\n                    m.next = "idle"',
                     "self.region_done.eq(1 << number)]",
                 ),
                 Mutant(
@@ -172,7 +171,8 @@ class SettingsSpec(Spec):
             (revoked.implies(e.pause & before & before_that) & stored.implies(e.pause & settled)),
         )
         after = [
-            fsm.ongoing(n) for n in ("revoke", "load queue", "store queue", "load posts", "store posts")
+            fsm.ongoing(n)
+            for n in ("revoke", "load queue", "store queue", "load posts", "store posts")
         ]
         self.helper(m, sum(after[1:], start=after[0]).any().implies(settled))
         for name in ("to revoke", "for queue", "for posts"):
@@ -183,9 +183,7 @@ class SettingsSpec(Spec):
         ours = e.region_write & (e.region_index == region)
         row = e.region_row
         live = Signal()
-        revoke_done, region_done = (
-            s.bit_select(region, 1) for s in (e.revoke_done, e.region_done)
-        )
+        revoke_done, region_done = (s.bit_select(region, 1) for s in (e.revoke_done, e.region_done))
         with m.If(ours):
             m.d.sync += live.eq(row.live)
         registered = Signal()  # since the last revoke a registration was done

@@ -273,9 +273,7 @@ class SplitSpec(Spec):
             for later_valid, _, _ in others:
                 youngest = youngest & ~later_valid
             fields = ("shift", "bytes", "joined", "spent", "last")
-            self.helper(
-                m, youngest.implies(Cat(beat[f] == tail[f] for f in fields).all())
-            )
+            self.helper(m, youngest.implies(Cat(beat[f] == tail[f] for f in fields).all()))
         self.helper(m, joins(tail).implies(inside & (tail.shift == job.shift)))
         self.helper(
             m,

@@ -108,7 +108,9 @@ class ElementStatesSpec(Spec):
             bit_read.eq(v.read.data.bit_select(lane, 1)),
         ]
         self.helper(m, known.implies(bit == posted))
-        self.helper(m, (sweeping & clean & states.busy & (v.line > element.element[5])).implies(~bit))
+        self.helper(
+            m, (sweeping & clean & states.busy & (v.line > element.element[5])).implies(~bit)
+        )
         self.helper(m, (sweeping & clean & ~states.busy).implies(~bit))
         self.helper(m, (sweeping & states.busy).implies(v.region == element.region))
         self.helper(m, (states.busy & (v.region == element.region)).implies(sweeping))
