@@ -87,6 +87,18 @@ class ReferenceCheckSpec(Spec):
             ),
             depth=24,
         ),
+        Property(
+            "R17 a descriptor that is too long is refused",
+            "A job with verdict SENT fits in a frame, or, with TSO, holds `tso_bytes_max` at most.",
+            (
+                Mutant(
+                    "the length is not looked at",
+                    _MODULE,
+                    "m.If((job.verdict == outcome.SENT) & too_long)",
+                    "m.If(0)",
+                ),
+            ),
+        ),
     )
 
     def build(self, m):
@@ -186,6 +198,25 @@ class ReferenceCheckSpec(Spec):
             self.properties[1].name,
             check.pieces.valid.implies(credit != 0) & (credit == waiting + check.pieces.valid),
         )
+
+        words = job.payload
+        self.prove(
+            m,
+            self.properties[2].name,
+            good.implies(
+                Mux(
+                    words.tso,
+                    words.payload_length <= p.tso_bytes_max,
+                    words.payload_length + words.header_length <= p.frame_bytes_max,
+                )
+            ),
+        )
+        long_job = Mux(
+            v.job.tso,
+            v.job.payload_length > p.tso_bytes_max,
+            v.job.payload_length + v.job.header_length > p.frame_bytes_max,
+        )
+        self.helper(m, v.settled.implies(v.too_long == long_job))
 
         # -- helpers --
         self.helper(m, Array(owners)[0] == self.rows(v.owners)[0])

@@ -14,6 +14,7 @@ class DispatchSpec(Spec):
     """The whole egress, in any state that its registers can have: the wires between its blocks."""
 
     depth = 1
+    map_memories = False
     properties = (
         Property(
             "I1 a frame is split where its header ends",

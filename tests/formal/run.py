@@ -37,7 +37,7 @@ hierarchy -top top
 proc
 flatten
 opt_clean
-memory
+{memory}
 opt -full
 prep -top top
 [files]
@@ -72,7 +72,7 @@ def elaborate(block, spec_name, property_name, mutant_name, path):
     Path(path).write_text(rtlil.convert(fragment, name="top", ports=ports))
 
 
-def _sby(folder, *, mode, depth, engine, **what):
+def _sby(folder, spec_class, *, mode, depth, **what):
     """Elaborates into `folder` and runs sby there; returns its status and output."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -83,7 +83,14 @@ def _sby(folder, *, mode, depth, engine, **what):
         return "BROKEN", made.stderr
     config = folder / "job.sby"
     config.write_text(
-        _SBY.format(mode=mode, depth=depth, engine=engine, seconds=SECONDS_MAX, source=source)
+        _SBY.format(
+            mode=mode,
+            depth=depth,
+            engine=spec_class.engine,
+            memory="memory" if spec_class.map_memories else "memory -nomap",
+            seconds=SECONDS_MAX,
+            source=source,
+        )
     )
     tools = Path(sys.executable).parent
     done = subprocess.run(
@@ -121,8 +128,8 @@ def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
     if proofs:
         begin = time.monotonic()
         status, output = _sby(
-            WORK / f"{block}.{name}", mode="prove", depth=spec_class.depth,
-            engine=spec_class.engine, block=block, spec=name, property="", mutant="",
+            WORK / f"{block}.{name}", spec_class, mode="prove", depth=spec_class.depth,
+            block=block, spec=name, property="", mutant="",
         )  # fmt: skip
         spent = time.monotonic() - begin
         verdict = "proven" if status == "PASS" else f"NOT PROVEN ({status})"
@@ -134,9 +141,8 @@ def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
             print(f"{prop.name:44} {verdict} {spent:5.1f} s", flush=True)
         for k, mutant in enumerate(prop.mutants if mutants else ()):
             status, output = _sby(
-                WORK / re.sub(r"\W+", "_", f"{block} {name} {prop.name} {k}"), mode="bmc",
-                depth=prop.depth,
-                engine=spec_class.engine, block=block, spec=name, property=prop.name,
+                WORK / re.sub(r"\W+", "_", f"{block} {name} {prop.name} {k}"), spec_class,
+                mode="bmc", depth=prop.depth, block=block, spec=name, property=prop.name,
                 mutant=mutant.name,
             )  # fmt: skip
             killed = status == "FAIL"

@@ -155,12 +155,14 @@ class Spec(Elaboratable):
 
     Attributes
     ----------
-    depth: cycles of the induction. engine: solver.
+    depth: cycles of the induction. engine: solver. map_memories: memories become registers, which
+    the solver likes better; not for large ones.
     """
 
     properties: tuple[Property, ...] = ()
     depth = 2
     engine = "yices"
+    map_memories = True
 
     def __init__(self, only=None):
         self.only = only
