@@ -155,6 +155,17 @@ def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
     return good
 
 
+def table():
+    """The properties and mutants as rows of a page's table."""
+    rows = ["| property | of | what it says | mutants killed |", "| --- | --- | --- | --- |"]
+    for block in blocks():
+        for spec_class in specs_of(importlib.import_module(block)):
+            for prop in spec_class.properties:
+                mutants = "; ".join(mutant.name for mutant in prop.mutants)
+                rows.append(f"| {prop.name} | {block} | {prop.sentence} | {mutants} |")
+    return "\n".join(rows)
+
+
 def main():
     if sys.argv[1:2] == ["--elaborate"]:
         return elaborate(*sys.argv[2:])
@@ -163,7 +174,11 @@ def main():
     parser.add_argument("--proofs", action="store_true", help="prove, but spare the mutants")
     parser.add_argument("--mutants", action="store_true", help="mutants only")
     parser.add_argument("--verbose", action="store_true", help="all that sby says of a failure")
+    parser.add_argument("--table", action="store_true", help="print the table of verification.md")
     options = parser.parse_args()
+    if options.table:
+        print(table())
+        return 0
     unknown = set(options.blocks) - set(blocks())
     if unknown:
         parser.error(f"no such block: {', '.join(sorted(unknown))}; there are {blocks()}")

@@ -43,6 +43,11 @@ def test_the_invariants_of_the_design_are_all_there():
     assert numbers >= {"I1", "I2", "I3", "I4", "I6", "R19"}
 
 
+def test_the_page_on_verification_has_today_s_table():
+    page = (HERE.parents[1] / "docs" / "verification.md").read_text()
+    assert importlib.import_module("run").table() in page, "run.py --table prints it"
+
+
 @pytest.mark.parametrize("block", ["regions"])
 def test_quick_proofs_hold_and_their_mutants_die(block):
     done = subprocess.run([sys.executable, HERE / "run.py", block], capture_output=True, text=True)
