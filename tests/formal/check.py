@@ -63,8 +63,8 @@ class ReferenceCheckSpec(Spec):
         ),
         Property(
             "R19 all pieces of a descriptor come out, or none",
-            "As many pieces come out as the jobs with verdict SENT have references, so none is taken "
-            "for another descriptor's.",
+            "As many pieces come out as the jobs with verdict SENT have references, so none is "
+            "taken for another descriptor's.",
             (
                 Mutant(
                     "a refused descriptor's pieces stay",

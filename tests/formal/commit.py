@@ -15,10 +15,10 @@ _DEPTH = 4
 class CommitSpec(Spec):
     """Follows an arbitrary record by its queue and producer index, and an arbitrary element.
 
-    Assumed: a claimed frame has a record, and the entries of a chain come in a row. Acknowledgements
-    come for requests that were made before, none more. Indices of one queue do not come twice (they count up; the ring is cleared in
-    between). An element is not in flight twice. All of it is proven of the neighbours, or stands in
-    docs/verification.md.
+    Assumed: a claimed frame has a record, and the entries of a chain come in a row.
+    Acknowledgements come for requests that were made before, none more. Indices of one queue do not
+    come twice (they count up; the ring is cleared in between). An element is not in flight twice.
+    All of it is proven of the neighbours, or stands in docs/verification.md.
     """
 
     depth = 2

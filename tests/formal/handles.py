@@ -13,17 +13,17 @@ class HandleQueuesSpec(Spec):
     """Follows an arbitrary handle of an arbitrary queue by its place in the row.
 
     Assumed, as proven of the neighbours: a handle is pushed only while it is not inside (states),
-    into room that was reserved. Pops and replaces are of a handle that was found, no deeper than the
-    row, and not together with a push where that would be refused (placer). Under `hold` and `quiet`
-    nothing is pushed, popped or released until `hold` falls.
+    into room that was reserved. Pops and replaces are of a handle that was found, no deeper than
+    the row, and not together with a push where that would be refused (placer). Under `hold` and
+    `quiet` nothing is pushed, popped or released until `hold` falls.
     """
 
     depth = 2
     properties = (
         Property(
             "I4 a posted handle is shown at its place",
-            "The first handle of a queue, and the one behind `depth`, are the ones that lie there; so "
-            "what a claim sees is what its pop takes away.",
+            "The first handle of a queue, and the one behind `depth`, are the ones that lie there; "
+            "so what a claim sees is what its pop takes away.",
             (
                 Mutant(
                     "a push goes to the first place",

@@ -66,8 +66,8 @@ class PlacerSpec(Spec):
         ),
         Property(
             "I2 a payload write stays inside its element",
-            "Address and length of a claimed buffer lie within the element that was claimed, and it "
-            "holds at least a byte.",
+            "Address and length of a claimed buffer lie within the element that was claimed, and "
+            "it holds at least a byte.",
             (
                 Mutant(
                     "a payload longer than its buffer is claimed",
@@ -425,7 +425,7 @@ class PlacerSpec(Spec):
         self.helper(
             m, (mine & stored_before).implies((v.cells == cells) & (v.producer == produced))
         )
-        self.helper(m, (mine & stored_before).implies((v.used >= (produced - consumed)[:19])))
+        self.helper(m, (mine & stored_before).implies(v.used >= (produced - consumed)[:19]))
         self.helper(m, (mine & stored_before).implies(v.used <= cells))
         self.helper(m, (mine & (v.depth != 0)).implies(v.enabled))
         self.helper(m, (v.needed <= 200) | ~begun)

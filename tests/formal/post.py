@@ -15,16 +15,16 @@ class PostFetcherSpec(Spec):
     """The fetcher before the real region table, with any doorbells and any cells.
 
     Assumed, as the settings do it: a live row, a queue's owner and its ring change only under
-    `pause` after an idle cycle; a live row ends within the addresses. A queue that is roomy stays so until
-    its next reservation.
+    `pause` after an idle cycle; a live row ends within the addresses. A queue that is roomy stays
+    so until its next reservation.
     """
 
     depth = 2
     properties = (
         Property(
             "I2 a post is accepted of a live region of its owner",
-            "A handle is pushed only if its element lies below `postable` in a region that is live, "
-            "of the cell's generation, owned by the queue's owner, with NIC_WRITE.",
+            "A handle is pushed only if its element lies below `postable` in a region that is "
+            "live, of the cell's generation, owned by the queue's owner, with NIC_WRITE.",
             (
                 Mutant(
                     "a dead region or an old generation is accepted",
@@ -82,9 +82,7 @@ class PostFetcherSpec(Spec):
             "I2 a post ring is read inside its owner's region",
             "A read of post cells lies inside a live region of the queue's owner, with NIC_READ.",
             (
-                Mutant(
-                    "a ring beyond its region is read", _MODULE, "& (end_page <= pages)", ""
-                ),
+                Mutant("a ring beyond its region is read", _MODULE, "& (end_page <= pages)", ""),
                 Mutant(
                     "another owner's ring is read",
                     _MODULE,
@@ -92,7 +90,10 @@ class PostFetcherSpec(Spec):
                     "(row.owner != 0)",
                 ),
                 Mutant(
-                    "NIC_READ is not asked for", _MODULE, "                        & row.nic_read\n", ""
+                    "NIC_READ is not asked for",
+                    _MODULE,
+                    "                        & row.nic_read\n",
+                    "",
                 ),
             ),
             depth=14,
@@ -288,9 +289,7 @@ class PostFetcherSpec(Spec):
         self.helper(m, (v.looked.valid & v.flowing).implies(asked == v.looked.region))
         for stage in (v.marking, v.settled):
             accepted = stage.valid & (stage.outcome == 0) & (stage.region == region)
-            self.helper(
-                m, accepted.implies(permits(stage.element, stage.generation, stage.queue))
-            )
+            self.helper(m, accepted.implies(permits(stage.element, stage.generation, stage.queue)))
             sane = (stage.region < p.regions) & (stage.element < p.postable_max)
             self.helper(m, (stage.valid & (stage.outcome == 0)).implies(sane))
         good = v.settled.valid & (v.settled.outcome == 0)

@@ -12,15 +12,16 @@ _MODULE = "hdsnic.csr.settings"
 class SettingsSpec(Spec):
     """Any settings at any time, and any words in the settings memory.
 
-    Nothing is assumed of `idle`; that blocks which are idle under `pause` stay so is proven of them.
+    Nothing is assumed of `idle`; that blocks which are idle under `pause` stay so is proven of
+    them.
     """
 
     depth = 3
     properties = (
         Property(
             "I6 a revoke waits until all stand still",
-            "A revoke, and each store of a ring or an owner, comes with `pause`, after two cycles in "
-            "a row in which all blocks were idle under `pause`.",
+            "A revoke, and each store of a ring or an owner, comes with `pause`, after two cycles "
+            "in a row in which all blocks were idle under `pause`.",
             (
                 Mutant(
                     "a revoke does not wait",
@@ -73,8 +74,8 @@ class SettingsSpec(Spec):
         ),
         Property(
             "I2 a live row lies inside the bus's addresses",
-            "A row that is written live is page-aligned, its elements end within `address_bits`, no "
-            "more elements can be posted than there are, or than have state bits, and it has an "
+            "A row that is written live is page-aligned, its elements end within `address_bits`, "
+            "no more elements can be posted than there are, or than have state bits, and it has an "
             "owner.",
             (
                 Mutant(
@@ -113,8 +114,8 @@ class SettingsSpec(Spec):
         ),
         Property(
             "I4 a region goes live with its elements swept",
-            "A live row is written only when the clearing of its elements, asked for after the last "
-            "revoke, has ended.",
+            "A live row is written only when the clearing of its elements, asked for after the "
+            "last revoke, has ended.",
             (
                 Mutant(
                     "a region goes live under the sweep",

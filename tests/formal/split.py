@@ -83,8 +83,8 @@ class SplitSpec(Spec):
         ),
         Property(
             "I2 an output beat strobes what was announced",
-            "Output beats come one for each beat that begins one, in their order, strobed from lane "
-            "0 on for as many bytes as that announced.",
+            "Output beats come one for each beat that begins one, in their order, strobed from "
+            "lane 0 on for as many bytes as that announced.",
             (
                 Mutant(
                     "the last beat is put out twice",

@@ -16,8 +16,8 @@ class ElementStatesSpec(Spec):
     properties = (
         Property(
             "I4 a post is told from a double post",
-            "From the end of its region's sweep on, `marked_before` answers a mark with 1 exactly if "
-            "the element was marked, and neither finished nor discarded nor swept since.",
+            "From the end of its region's sweep on, `marked_before` answers a mark with 1 exactly "
+            "if the element was marked, and neither finished nor discarded nor swept since.",
             (
                 Mutant(
                     "an operation does not see what the last one wrote",

@@ -1,4 +1,4 @@
-"""Transmit: a frame holds bytes of its own references alone, and idle means all are read (R19, I6)."""
+"""Transmit: frames hold bytes of their own references; idle means all are read (R19, I6)."""
 
 from amaranth.hdl import Mux, Signal
 from spec import Mutant, Property, Spec
@@ -111,8 +111,9 @@ class TransmitSpec(Spec):
         ),
         Property(
             "I6 idle transmit has no descriptor under way",
-            "`idle` only while no descriptor is fetched, parsed, or begun and not retired; each adds "
-            "one to the account as its last reference is checked, and leaves it as it retires.",
+            "`idle` only while no descriptor is fetched, parsed, or begun and not retired; each "
+            "adds one to the account as its last reference is checked, and leaves it as it "
+            "retires.",
             (
                 Mutant(
                     "idle while a descriptor is under way",
@@ -161,9 +162,7 @@ class TransmitSpec(Spec):
         # The account in words of its own.
         account = Signal.like(v.under_way)
         item = v.parser.items
-        m.d.sync += account.eq(
-            account + (item.valid & item.payload.finish) - v.gather.retire.valid
-        )
+        m.d.sync += account.eq(account + (item.valid & item.payload.finish) - v.gather.retire.valid)
         self.prove(
             m,
             self.properties[1].name,

@@ -13,8 +13,8 @@ _OUTSTANDING = 4
 class WritePortSpec(Spec):
     """Two clients with any requests and beats, and a memory that does anything at any time.
 
-    Of the memory nothing is assumed: it may answer early, late, wrong or never. `restart` comes only
-    while no client has anything under way.
+    Of the memory nothing is assumed: it may answer early, late, wrong or never. `restart` comes
+    only while no client has anything under way.
     """
 
     depth = 2
@@ -74,8 +74,8 @@ class WritePortSpec(Spec):
         ),
         Property(
             "I6 a failed port writes nothing more",
-            "Once the port has failed, an address is on offer only if it was before, and of the data "
-            "only the beat that was has strobes.",
+            "Once the port has failed, an address is on offer only if it was before, and of the "
+            "data only the beat that was has strobes.",
             (
                 Mutant(
                     "data go on after the failure",
