@@ -91,11 +91,32 @@ class PlacerSpec(Spec):
             depth=12,
         ),
         Property(
+            "I2 a chain holds its payload, no more and no less",
+            "The lengths of a frame's buffers add up to its payload, and all but the last are "
+            "whole; so beats of one are never taken for another's.",
+            (
+                Mutant(
+                    "the rest of a chain is counted from the payload",
+                    _MODULE,
+                    "remaining.eq(remaining - length)",
+                    "remaining.eq(frame.payload_length - length)",
+                ),
+                Mutant(
+                    "a chain's last buffer is left out",
+                    _MODULE,
+                    "out.more.eq(sent != depth)",
+                    "out.more.eq(sent + 1 != depth)",
+                ),
+            ),
+            depth=14,
+        ),
+        Property(
             "I6 a placer that stands still claims nothing",
-            "Under `pause` a quiet placer stays quiet: it takes no frame, claims and discards "
-            "nothing.",
+            "Under `pause` or `hold` a quiet placer stays quiet: it takes no frame, claims and "
+            "discards nothing.",
             (
                 Mutant("a frame is begun under pause", _MODULE, "& ~self.pause\n", "\n"),
+                Mutant("a frame is begun under hold", _MODULE, "& ~self.hold\n", "\n"),
                 Mutant(
                     "quiet while a chain is handed on",
                     _MODULE,
@@ -250,16 +271,31 @@ class PlacerSpec(Spec):
             m, self.properties[1].name, ours.implies(lies_inside(placed.address, placed.length))
         )
 
+        total, with_this = Signal(16), Signal(16)
+        handed_on = placer.placed.valid & placer.placed.ready & placed.claimed
+        m.d.comb += with_this.eq(total + placed.length)
+        with m.If(placer.frames.ready):
+            m.d.sync += total.eq(0)
+        with m.Elif(handed_on):
+            m.d.sync += total.eq(with_this)
+        whole = placed.length == (1 << row.log2_element_bytes)
+        self.prove(
+            m,
+            self.properties[2].name,
+            (handed_on & ~placed.more).implies(with_this == frame.payload_length)
+            & (ours & placed.more).implies(whole),
+        )
+
         # -- stillness --
         was_still = Signal()
-        m.d.sync += was_still.eq(still)
+        m.d.sync += was_still.eq((placer.pause | placer.hold) & placer.quiet)
         nothing = ~(
             placer.frames.ready | placer.pop | placer.replace | placer.discard.valid
             | placer.placed.valid
         )  # fmt: skip
         self.prove(
             m,
-            self.properties[2].name,
+            self.properties[3].name,
             placer.quiet.implies(nothing) & (was_still).implies(placer.quiet),
         )
 
@@ -314,7 +350,7 @@ class PlacerSpec(Spec):
         )
         self.prove(
             m,
-            self.properties[3].name,
+            self.properties[4].name,
             handed.implies((placed.at.as_value() == ats[gone]) & (gone <= placer.depth))
             & ends.implies((gone == placer.depth) & placer.frames.ready & placer.pop)
             & discarded.implies((as_value(placer.discard.payload.handle) == here) & (gone == 0))
@@ -364,7 +400,7 @@ class PlacerSpec(Spec):
                 m.d.sync += consumed.eq(rung_index)
         self.prove(
             m,
-            self.properties[4].name,
+            self.properties[5].name,
             (closes & (placed.outcome < RX_RECORDS)).implies(
                 (placed.producer - consumed)[:32] <= cells
             )
@@ -403,6 +439,23 @@ class PlacerSpec(Spec):
                 ),
             )
         self.helper(m, (begun & ~fsm.ongoing("chain") & wants).implies(v.remaining != 0))
+        # Lengths of the chain so far.
+        before, sent = Signal(16), Signal(16)
+        lengths = [entry.length for entry in self.rows(v.chain)]
+        m.d.comb += [
+            before.eq(sum((Mux(v.depth > k, n, 0) for k, n in enumerate(lengths)), start=0)),
+            sent.eq(sum((Mux(v.sent > k, n, 0) for k, n in enumerate(lengths)), start=0)),
+        ]
+        of_chain = fsm.ongoing("chain")
+        last = Array(lengths)[v.depth]
+        self.helper(m, total == Mux(of_chain, sent, 0))
+        self.helper(
+            m, (begun & ~of_chain & wants).implies(before + v.remaining == frame.payload_length)
+        )
+        self.helper(m, of_chain.implies(before + last == frame.payload_length))
+        for k, entry in enumerate(self.rows(v.chain)):
+            inner = begun & (v.depth > k) & followed(entry.at)
+            self.helper(m, inner.implies(entry.length == (1 << row.log2_element_bytes)))
         self.helper(m, (begun & (v.depth != 0)).implies(wants))
         # The tables of the ring.
         rings = Array(as_value(r) for r in self.rows(v.rings))
