@@ -89,8 +89,15 @@ class ReferenceCheckSpec(Spec):
         ),
         Property(
             "R17 a descriptor that is too long is refused",
-            "A job with verdict SENT fits in a frame, or, with TSO, holds `tso_bytes_max` at most.",
+            "A job with verdict SENT fits in a frame, or, with TSO, holds `tso_bytes_max` at most; "
+            "its first segment and what follows are its payload.",
             (
+                Mutant(
+                    "what follows is counted from the payload",
+                    _MODULE,
+                    "job.later.eq(Mux(cut, payload - judged.job.mss, 0))",
+                    "job.later.eq(Mux(cut, payload, 0))",
+                ),
                 Mutant(
                     "the length is not looked at",
                     _MODULE,
@@ -209,6 +216,8 @@ class ReferenceCheckSpec(Spec):
                     words.payload_length <= p.tso_bytes_max,
                     words.payload_length + words.header_length <= p.frame_bytes_max,
                 )
+                & (words.segment + words.later == words.payload_length)
+                & (words.later != 0).implies(words.tso & (words.segment == words.mss))
             ),
         )
         long_job = Mux(

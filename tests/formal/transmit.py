@@ -6,6 +6,7 @@ from spec import Mutant, Property, Spec
 from hdsnic import abi
 from hdsnic.parameters import Parameters
 from hdsnic.tx.gather import Gather
+from hdsnic.tx.parser import MSS_MIN
 from hdsnic.tx.transmit import Transmit
 
 _SENT = abi.TxOutcome.SENT
@@ -14,8 +15,9 @@ _SENT = abi.TxOutcome.SENT
 class GatherSpec(Spec):
     """The gather with any jobs, header beats and payload.
 
-    Assumed: jobs are kept until they are taken, and one that is not segmented fits in a frame
-    (`check.py`); a header beat counts no more than its lanes.
+    Assumed: jobs are kept until they are taken; one that is not segmented fits in a frame, and the
+    first segment with what follows is the payload (`check.py`); a segment that others follow has
+    `MSS_MIN` bytes (the parser's rule); a header beat counts no more than its lanes.
     """
 
     depth = 2
@@ -34,8 +36,8 @@ class GatherSpec(Spec):
                 Mutant(
                     "the last segment takes a whole MSS",
                     "hdsnic.tx.gather",
-                    "Mux(job.tso & (remaining > job.mss), job.mss, remaining)",
-                    "Mux(job.tso, job.mss, remaining)",
+                    "next_segment.eq(Mux(cut, job.mss, later_left))",
+                    "next_segment.eq(job.mss)",
                 ),
                 Mutant(
                     "a job ends with its first segment",
@@ -69,6 +71,16 @@ class GatherSpec(Spec):
                 job.payload_length <= p.frame_bytes_max
             ),
         )
+        # First segment and what is left are the payload; others follow at least 8 beats.
+        self.assume(
+            m,
+            (gather.jobs.valid & ~refused).implies(
+                (job.segment + job.later == job.payload_length)
+                & (job.later != 0).implies(
+                    job.tso & (job.segment == job.mss) & (job.mss >= MSS_MIN)
+                )
+            ),
+        )
         taken, total = Signal(26), Signal(26)
         m.d.comb += total.eq(taken + v.queue.take)
         ends = gather.jobs.valid & gather.jobs.ready
@@ -87,6 +99,16 @@ class GatherSpec(Spec):
         self.helper(m, fresh.implies(taken == 0))
         left = v.later_left + Mux(v.begins, 0, v.segment_left)
         self.helper(m, (~fresh).implies(taken + left == job.payload_length))
+        self.helper(m, (~fresh & (v.later_left != 0)).implies(job.tso & (job.mss >= MSS_MIN)))
+        cut = v.later_left > job.mss
+        self.helper(
+            m,
+            (v.begins & ~v.opening).implies(
+                (v.next_segment == Mux(cut, job.mss, v.later_left))
+                & (v.next_later == Mux(cut, v.later_left - job.mss, 0))
+                & (v.later_left != 0)
+            ),
+        )
         self.helper(m, v.last_count <= p.bus_bytes)
 
 
