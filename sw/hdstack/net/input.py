@@ -63,12 +63,16 @@ def on_ipv4(s, memory, at, ip, header_end, payload_length, now):
     if protocol == ipv4.TCP:
         p["remote_address"] = source
         on_tcp(s, memory, ip, header, total, header_end, payload_length, now)
-    elif protocol == ipv4.ICMP and ip + total <= header_end:
+        return
+    return_payload(s)
+    whole = ip + total <= header_end
+    if protocol == ipv4.ICMP and whole:
         icmp.on_packet(s, memory, at, ip, header, total, source, now)
-        return_payload(s)
-    else:
-        count(s, counters.OTHER_PROTOCOL)
-        return_payload(s)
+        return
+    count(s, counters.OTHER_PROTOCOL)
+    if whole and protocol != ipv4.ICMP:
+        code = icmp.PORT if protocol == ipv4.UDP else icmp.PROTOCOL
+        icmp.send_unreachable(s, memory, at, ip, header, total, source, code, now)
 
 
 @entry

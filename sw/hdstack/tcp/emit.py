@@ -6,7 +6,7 @@ A row holds all that `hdstack.net.output` writes, so it outlives its connection.
 from ..compile import part
 from . import acks, counters, states
 from .reassembly import block_of
-from .rows import count, low32, segment_room, set_pending
+from .rows import count, low32, segment_room, set_pending, set_starved
 from .sequence import keyed_hash, refill, time_stamp
 from .tables import NEVER, NONE, SACK_BLOCKS, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
 from .timers import update_deadline
@@ -135,11 +135,8 @@ def begin_segment(s, index, seq, flags):
             c["ack_at"] = NEVER
             update_deadline(s, index)
         if c["state"] >= states.ESTABLISHED and c["state"] <= states.FIN_WAIT_2:
-            q = s["queues"][c["queue"]]
             small = c["rcv_adv"] - c["rcv_nxt"] < s["control"]["mss"]
-            starved = 1 if small and c["fin_told"] == 0 else 0
-            q["starved"] += starved - c["starved"]
-            c["starved"] = starved
+            set_starved(s, index, 1 if small and c["fin_told"] == 0 else 0)
     count(s, counters.SEGMENTS_OUT)
     return row
 

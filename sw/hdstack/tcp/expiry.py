@@ -28,7 +28,11 @@ NEIGHBOUR_TRIES = 3
 
 @part
 def give_up(s, index, reason, reset):
+    """End it without an answer of the peer; what a router said on the way names the reason."""
     count(s, counters.TIMED_OUT)
+    soft = s["connections"][index]["soft_error"]
+    if soft > 0:
+        reason = soft
     finish(s, index, reason, reset)
 
 

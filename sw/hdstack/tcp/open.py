@@ -3,20 +3,19 @@
 import numpy as np
 
 from ..compile import part
-from . import acks, congestion, counters, states
+from . import acks, congestion, counters, path, states
 from .close import finish
 from .events import CloseReason, EventKind, OpenFlag
 from .rows import (
     connection_event,
     count,
     find_connection,
-    first_row,
     low32,
     set_pending,
     take_connection,
 )
 from .sequence import initial_sequence, keyed_hash, stamp_offset
-from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, MILLISECOND, NONE
+from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, MILLISECOND, NEVER, NONE
 from .timers import (
     KEEPALIVE_COUNT,
     KEEPALIVE_IDLE,
@@ -39,7 +38,8 @@ MSS_DEFAULT = 536
 """Of a peer that names none (RFC 9293 section 3.7.1)."""
 MSS_LEAST = 64
 """Below this a peer would make us send headers only."""
-HALF_OPEN_MAX = CONNECTIONS_PER_QUEUE // 2
+HALF_OPEN_MAX = min(CONNECTIONS_PER_QUEUE // 2, 512)
+"""Beyond it SYN are answered by cookies."""
 PORTS_TRIED = 64
 STAMP_BYTES = 12
 """A time stamp with its padding, in every segment."""
@@ -58,14 +58,7 @@ def find_listener(s, port):
 @part
 def recycle_time_wait(s, queue):
     """End the connection of `queue` that is longest in TIME-WAIT, to have its row."""
-    oldest = -1
-    first = first_row(queue)
-    for index in range(first, first + CONNECTIONS_PER_QUEUE):
-        c = s["connections"][index]
-        if c["state"] == states.TIME_WAIT and (
-            oldest < 0 or c["state_at"] < s["connections"][oldest]["state_at"]
-        ):
-            oldest = index
+    oldest = s["queues"][queue]["old_head"]
     if oldest >= 0:
         finish(s, oldest, NORMAL, 0)
 
@@ -99,6 +92,7 @@ def new_connection(s, queue, remote_address, remote_port, local_port, floor, now
     c["rcv_nxt"] = 0
     c["rcv_adv"] = 0
     c["mss"] = s["control"]["mss"]
+    c["mss_agreed"] = c["mss"]
     c["keep_idle"] = KEEPALIVE_IDLE
     c["keep_every"] = KEEPALIVE_INTERVAL
     c["keep_count"] = KEEPALIVE_COUNT
@@ -131,7 +125,11 @@ def learn_options(s, c, now):
     p = s["parsed"]
     control = s["control"]
     mss = p["mss"] if p["mss"] > 0 else MSS_DEFAULT
-    c["mss"] = min(max(mss, MSS_LEAST), s["control"]["mss"])
+    c["option_bytes"] = STAMP_BYTES if p["ts"] and control["timestamps"] else 0
+    c["mss_agreed"] = min(max(mss, MSS_LEAST), control["mss"]) - c["option_bytes"]
+    c["mss"] = min(c["mss_agreed"], path.known_mss(s, c["remote_address"], now) - c["option_bytes"])
+    if c["mss"] < c["mss_agreed"]:
+        c["path_until"] = now + path.LIFETIME
     if p["shift"] >= 0:
         c["snd_shift"] = min(p["shift"], 14)
         c["rcv_shift"] = WINDOW_SHIFT
@@ -143,7 +141,6 @@ def learn_options(s, c, now):
         c["ts_ok"] = 1
         c["ts_recent"] = p["tsval"]
         c["ts_recent_at"] = now
-        c["mss"] -= STAMP_BYTES
     c["mac"] = p["mac"]
     c["snd_wnd"] = p["window"]  # never scaled in a SYN
     c["max_wnd"] = p["window"]
@@ -221,6 +218,8 @@ def neighbour_known(s, address, mac, now):
     if s["control"]["waiting_neighbour"] == 0:
         return
     for index in range(CONNECTIONS):
+        if s["deadlines"][index] == NEVER:
+            continue
         c = s["connections"][index]
         if (
             c["state"] == states.SYN_SENT

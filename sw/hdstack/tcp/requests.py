@@ -23,10 +23,10 @@ from .open import (
 )
 from .options import set_option
 from .output import advertise, output
-from .rows import count, emit_event, first_row, has_room, number, take_send
+from .rows import count, emit_event, has_room, number, set_starved, take_send
 from .tables import (
     CONNECTIONS,
-    CONNECTIONS_PER_QUEUE,
+    INDEX_BITS,
     LISTENERS,
     MILLISECOND,
     NONE,
@@ -35,7 +35,7 @@ from .tables import (
     SECOND,
 )
 from .timers import FIN_WAIT_2, update_deadline
-from .window import on_consumed
+from .window import may_open, on_consumed
 
 LISTEN = int(RequestKind.LISTEN)
 CONNECT = int(RequestKind.CONNECT)
@@ -165,7 +165,7 @@ def request_connect(s, queue, socket, address, port, flags, now):
 @part
 def find_own(s, queue, connection):
     """Row of the connection that the application of `queue` calls `connection`, or -1."""
-    index = connection & 0xFFFF
+    index = connection & ((1 << INDEX_BITS) - 1)
     if index >= CONNECTIONS:
         return np.int64(NONE)
     c = s["connections"][index]
@@ -245,14 +245,18 @@ def request_consumed(s, queue, index, length):
     """Buffers were posted again: windows that are shut for want of them may open."""
     on_consumed(s, queue, length)
     advertise(s, index)
-    if s["queues"][queue]["starved"] == 0:
-        return
-    first = first_row(queue)
-    for other in range(first, first + CONNECTIONS_PER_QUEUE):
-        if not has_room(s, queue):
-            return
-        if s["connections"][other]["starved"]:
-            advertise(s, other)
+    q = s["queues"][queue]
+    at = q["starved_head"]
+    q["starved_head"] = NONE
+    while at >= 0:
+        c = s["connections"][at]
+        following = c["starved_next"]
+        c["starved_listed"] = 0
+        if c["starved"]:
+            if has_room(s, queue) and may_open(s, queue):
+                advertise(s, at)
+            set_starved(s, at, c["starved"])  # in the list again, if it still is
+        at = following
 
 
 @part

@@ -14,6 +14,7 @@ from .tables import (
     CONNECTIONS_PER_QUEUE,
     EVENTS_MARGIN,
     EVENTS_PER_QUEUE,
+    INDEX_BITS,
     NEVER,
     NONE,
     REGIONS,
@@ -76,7 +77,7 @@ def emit_event(s, queue, kind, socket, connection, address, port, region, reason
 @part
 def number(c, index):
     """What applications call the connection at row `index`: no row's number comes back soon."""
-    return index | ((c["reuse"] & 0xFFFF) << 16)
+    return index | ((c["reuse"] << INDEX_BITS) & MASK)
 
 
 @part
@@ -168,6 +169,10 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c["sack_ok"] = 0
     c["ts_ok"] = 0
     c["quick"] = 0
+    c["option_bytes"] = 0
+    c["path_at"] = 0
+    c["path_until"] = NEVER
+    c["soft_error"] = 0
     c["challenge_tokens"] = 0
     c["challenge_filled"] = 0
     c["keep_on"] = 0
@@ -293,6 +298,61 @@ def set_pending(s, index):
     else:
         s["connections"][q["pending_tail"]]["pending_next"] = index
     q["pending_tail"] = index
+
+
+@part
+def set_waiting(s, index, waiting):
+    """Whether `on_transmitted` has to look at the connection."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    q["waiting"] += waiting - c["waiting"]
+    c["waiting"] = waiting
+    if waiting and c["waiting_listed"] == 0:
+        c["waiting_listed"] = 1
+        c["waiting_next"] = q["waiting_head"]
+        q["waiting_head"] = index
+
+
+@part
+def set_starved(s, index, starved):
+    """Whether the connection's window is shut for want of posted buffers."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    q["starved"] += starved - c["starved"]
+    c["starved"] = starved
+    if starved and c["starved_listed"] == 0:
+        c["starved_listed"] = 1
+        c["starved_next"] = q["starved_head"]
+        q["starved_head"] = index
+
+
+@part
+def append_old(s, index):
+    """The connection goes to TIME-WAIT: behind those that have been there longer."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    c["old_before"] = q["old_tail"]
+    c["old_next"] = NONE
+    if q["old_tail"] < 0:
+        q["old_head"] = index
+    else:
+        s["connections"][q["old_tail"]]["old_next"] = index
+    q["old_tail"] = index
+
+
+@part
+def remove_old(s, index):
+    """The connection leaves TIME-WAIT."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    if c["old_before"] < 0:
+        q["old_head"] = c["old_next"]
+    else:
+        s["connections"][c["old_before"]]["old_next"] = c["old_next"]
+    if c["old_next"] < 0:
+        q["old_tail"] = c["old_before"]
+    else:
+        s["connections"][c["old_next"]]["old_before"] = c["old_before"]
 
 
 @part

@@ -12,7 +12,7 @@ none can use up another's.
 import numpy as np
 
 from .. import errors
-from . import counters, states
+from . import counters, sizes, states
 from .events import EVENT, REQUEST
 
 __all__ = [
@@ -25,7 +25,8 @@ REGIONS = 16
 LISTENERS = 64
 NEIGHBOURS = 64
 FRAMES = 16
-CONNECTIONS_PER_QUEUE = 256
+PATHS = 64
+CONNECTIONS_PER_QUEUE = sizes.connections_per_queue()
 SENDS_PER_QUEUE = 1024
 PIECES_PER_QUEUE = 512
 PIECES_PER_CONNECTION = 128
@@ -39,7 +40,10 @@ SEGMENTS_PER_QUEUE = 256
 MAX_REFERENCES = 8
 FRAME_BYTES = 1514
 CONNECTIONS = QUEUES * CONNECTIONS_PER_QUEUE
-BUCKETS = 4096
+INDEX_BITS = max(16, (CONNECTIONS - 1).bit_length())
+"""Of the number by which an application knows a connection; the rest changes with each use."""
+BLOCKS = CONNECTIONS // sizes.BLOCK
+BUCKETS = 1 << (CONNECTIONS - 1).bit_length()
 
 EVENTS_MARGIN = PIECES_PER_CONNECTION + 32
 """Events that one record or request can cause at most, with room to spare."""
@@ -68,21 +72,23 @@ CONTROL = np.dtype(
     _integers(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
-        " frame_next congestion timestamps sack"
+        " frame_next paths congestion timestamps sack"
     )
     + [("secret", "<i8", (4,))]
 )
 QUEUE = np.dtype(
     _integers(
         "live port_first port_last port_next connections half_open free_connection free_send"
-        " free_piece free_range pending_head pending_tail events_head events_tail segments_head"
-        " segments_tail tx_done waiting posted saturated average promised starved postable"
+        " free_piece free_range pending_head pending_tail waiting_head starved_head old_head"
+        " old_tail events_head events_tail segments_head segments_tail tx_done"
+        " waiting posted saturated average promised starved postable"
     )
 )
 REGION = np.dtype(_integers("live generation queue element_bytes bytes postable"))
 LISTENER = np.dtype(
     _integers("state queue port socket connections half_open backlog flags cookie_at")
 )
+PATH = np.dtype(_integers("address mtu until"))
 NEIGHBOUR = np.dtype(_integers("state address mac updated asked"))
 CONNECTION = np.dtype(
     _integers(
@@ -106,11 +112,14 @@ CONNECTION = np.dtype(
         # keep-alive, close
         " keep_on keep_idle keep_every keep_count keep_tries keep_sent keep_at user_timeout closing"
         " challenge_tokens challenge_filled"
+        # the path
+        " mss_agreed option_bytes path_at path_until soft_error"
         # receiving
         " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
         " received dsack_start dsack_end"
         # timers and lists
-        " retransmit_at ack_at state_at pending pending_next waiting"
+        " retransmit_at ack_at state_at pending pending_next waiting waiting_listed waiting_next"
+        " starved_listed starved_next old_next old_before"
     )
     + [("sack_recent", "<i8", (SACK_BLOCKS,))]
 )
@@ -147,9 +156,11 @@ STATE = np.dtype(
         ("queues", QUEUE, (QUEUES,)),
         ("regions", REGION, (REGIONS,)),
         ("listeners", LISTENER, (LISTENERS,)),
+        ("paths", PATH, (PATHS,)),
         ("neighbours", NEIGHBOUR, (NEIGHBOURS,)),
         ("buckets", "<i8", (BUCKETS,)),
         ("deadlines", "<i8", (CONNECTIONS,)),
+        ("blocks", "<i8", (BLOCKS,)),
         ("connections", CONNECTION, (CONNECTIONS,)),
         ("sends", SEND, (QUEUES * SENDS_PER_QUEUE,)),
         ("pieces", PIECE, (QUEUES * PIECES_PER_QUEUE,)),
@@ -206,9 +217,11 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
         )
     if not 536 <= mss <= 8960:
         raise errors.ConfigurationError(f"mss is {mss}; 536 to 8960 bytes are allowed")
-    empty = np.zeros(1, STATE)[0]
     for name in STATE.names:
-        s[name] = empty[name]
+        if STATE[name].shape:
+            s[name].view(np.uint8).fill(0)
+        else:
+            s[name] = np.zeros((), STATE[name])
     control = s["control"]
     control["address"], control["prefix"], control["gateway"] = address, prefix, gateway
     control["mac"], control["mss"] = int.from_bytes(mac, "big"), mss
@@ -218,6 +231,7 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     control["sack"] = int(sack)
     s["buckets"][:] = NONE
     s["deadlines"][:] = NEVER
+    s["blocks"][:] = NEVER
     for name, each in (
         ("connections", CONNECTIONS_PER_QUEUE),
         ("sends", SENDS_PER_QUEUE),
@@ -230,7 +244,9 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
         following[each - 1 :: each] = NONE
         rows[link] = following
         s["queues"]["free_" + name[:-1]] = np.arange(QUEUES) * each
-    s["queues"]["pending_head"] = s["queues"]["pending_tail"] = NONE
+    for name in ("pending_head", "pending_tail", "waiting_head", "starved_head", "old_head",
+                 "old_tail"):  # fmt: skip
+        s["queues"][name] = NONE
     s["connections"]["listener"] = NONE
     s["connections"]["pending_next"] = NONE
     s["regions"]["queue"] = NONE
