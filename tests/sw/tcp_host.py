@@ -112,6 +112,9 @@ def build(segment: Segment, mac_to: bytes, mac_from: bytes) -> bytes:
     return mac_to + mac_from + b"\x08\x00" + ip + tcp
 
 
+OPTION_SIZES = {2: 4, 3: 3, 4: 2, 8: 10}
+
+
 def dissect(frame: bytes) -> Segment | None:
     """The TCP segment in a frame; asserts that lengths and checksums are right."""
     if frame[12:14] != b"\x08\x00" or frame[23] != 6:
@@ -131,6 +134,11 @@ def dissect(frame: bytes) -> Segment | None:
         found.kinds += (options[0],)
         if options[0] == 1:
             options = options[1:]
+            continue
+        if len(options) < 2 or not 2 <= options[1] <= len(options):
+            break  # the rest is no list of options
+        if OPTION_SIZES.get(options[0], options[1]) != options[1]:
+            options = options[options[1] :]
             continue
         if options[0] == 2:
             found.mss = struct.unpack_from(">H", options, 2)[0]

@@ -113,6 +113,18 @@ def acceptable(c, seq, length):
 
 
 @part
+def answers_simultaneous_open(c, p, seq, ack):
+    """The peer's SYN-ACK after both sides sent SYN (RFC 9293 figure 8): its SYN came before."""
+    return (
+        c["state"] == states.SYN_RECEIVED
+        and p["flags"] & (SYN | ACK) == SYN | ACK
+        and seq == c["irs"]
+        and c["snd_una"] < ack
+        and ack <= c["snd_max"]
+    )
+
+
+@part
 def is_old(s, c, now):
     """PAWS (RFC 7323 section 5.3 R1): the parsed segment's time stamp was overtaken long ago."""
     p = s["parsed"]
@@ -406,6 +418,14 @@ def on_segment(s, now):
     if p["ts"] and is_old(s, c, now):
         count(s, counters.OLD_TIMESTAMP)
         refuse(s, index, seq, now)
+        return
+    if answers_simultaneous_open(c, p, seq, ack):
+        return_payload(s)
+        c["snd_una"] = ack
+        establish(s, index, now)
+        set_peer_window(s, c, seq + 1, ack)
+        emit_ack(s, index)
+        output(s, index, now)
         return
     if not acceptable(c, seq, span):
         refuse(s, index, seq, now)

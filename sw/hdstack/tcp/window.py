@@ -34,7 +34,8 @@ def on_record(s, queue, posted_left, payload):
 def on_consumed(s, queue, length):
     """The application says that it posted the buffers of `length` bytes again (not trusted)."""
     q = s["queues"][queue]
-    more = min(max(length, 0), WINDOW_MAX) // max(q["average"], 1) + 1
+    average = max(q["average"], 1)
+    more = (min(max(length, 1), WINDOW_MAX) + average - 1) // average
     q["posted"] = min(q["posted"] + more, min(POSTED_MAX, q["postable"]))
 
 
