@@ -298,8 +298,11 @@ class Host:
             assert app.queue == queue and ref["generation"] == app.generation and ref["length"] > 0
             assert ref["offset"] + ref["length"] <= len(app.pool)
             frame += app.pool[int(ref["offset"]) : int(ref["offset"] + ref["length"])]
-        struct.pack_into(">H", frame, 24, inet_sum(bytes(frame[14:34])) ^ 0xFFFF)
         # the field holds the pseudo-header's sum, so the sum over the segment is what is needed
+        if frame[12:14] == b"\x86\xdd":
+            struct.pack_into(">H", frame, 70, inet_sum(bytes(frame[54:])) ^ 0xFFFF)
+            return bytes(frame)
+        struct.pack_into(">H", frame, 24, inet_sum(bytes(frame[14:34])) ^ 0xFFFF)
         struct.pack_into(">H", frame, 50, inet_sum(bytes(frame[34:])) ^ 0xFFFF)
         return bytes(frame)
 

@@ -3,13 +3,12 @@ answered by "unreachable" (RFC 1122 section 3.2.2.1). Whatever is sent is limite
 
 from ..compile import part
 from ..tcp import counters, path
-from ..tcp.emit import take_segment
-from ..tcp.rows import count, segment_room
+from ..tcp.rows import count
 from ..tcp.sequence import refill
-from ..tcp.tables import FRAME_BYTES, FRAMES, NONE, SECOND, WHOLE_FRAME
-from . import ipv4
+from ..tcp.tables import NONE, SECOND
+from . import ipv4, tcp_header
 from .bytesio import checksum, get16, get32, get48, put16, put48
-from .neighbour import STACK_QUEUE
+from .frames import begin_frame
 
 ECHO_REPLY = 0
 UNREACHABLE = 3
@@ -26,74 +25,52 @@ QUOTED_MAX = 548
 
 
 @part
-def take_frame(s):
-    """A free row of `frames`, or -1."""
-    control = s["control"]
-    at = control["frame_next"] % FRAMES
-    if s["frames"][at]["length"] != 0:
-        return NONE
-    control["frame_next"] += 1
-    return at
-
-
-@part
-def begin_answer(s, memory, at, size, now):
-    """A row of `frames` for `size` bytes back to where the frame at `at` came from, its Ethernet
-    header written; or -1, counted."""
+def begin_answer(s, size, now):
+    """A row of `frames` for `size` bytes; -1, counted, where the rate limit or room forbids it."""
     control = s["control"]
     tokens = refill(control["echo_tokens"], control["echo_filled"], now, PER_SECOND, BURST)
     control["echo_filled"] = now
     control["echo_tokens"] = tokens
-    if tokens < SECOND or size > FRAME_BYTES or segment_room(s, STACK_QUEUE) <= 0:
-        count(s, counters.ICMP_WITHHELD)
-        return NONE
-    slot = take_frame(s)
+    slot = begin_frame(s, size) if tokens >= SECOND else NONE
     if slot < 0:
         count(s, counters.ICMP_WITHHELD)
-        return NONE
+        return slot
     control["echo_tokens"] = tokens - SECOND
-    frame = s["frames"][slot]
-    out = frame["bytes"]
-    put48(out, 0, get48(memory, at + 6))
-    put48(out, 6, control["mac"])
-    put16(out, 12, 0x0800)
-    frame["length"] = size
-    row = take_segment(s, STACK_QUEUE)
-    row["kind"] = WHOLE_FRAME
-    row["connection"] = NONE
-    row["frame"] = slot
     return slot
 
 
 @part
-def end_answer(s, slot, destination, length):
-    """The IPv4 header and the checksum of an ICMP message of `length` bytes at byte 34."""
+def end_answer(s, slot, memory, at, ip, length):
+    """Headers and checksum of an answer of `length` bytes to the packet at `ip` of frame `at`."""
     out = s["frames"][slot]["bytes"]
-    ipv4.encode(out, 14, s["control"]["address"], destination, ipv4.ICMP, length)
+    put48(out, 0, get48(memory, at + 6))
+    put48(out, 6, s["control"]["mac"])
+    put16(out, 12, 0x0800)
+    ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, length)
     put16(out, 24, checksum(out, 14, ipv4.HEADER_BYTES))
     put16(out, 36, 0)
     put16(out, 36, checksum(out, 34, length))
 
 
 @part
-def on_echo(s, memory, at, message, length, source, now):
+def on_echo(s, memory, at, ip, message, length, now):
     """Answer an echo request of `length` bytes."""
-    slot = begin_answer(s, memory, at, 14 + ipv4.HEADER_BYTES + length, now)
+    slot = begin_answer(s, 34 + length, now)
     if slot < 0:
         return
     out = s["frames"][slot]["bytes"]
     for step in range(length):
         out[34 + step] = memory[message + step]
     out[34] = ECHO_REPLY
-    end_answer(s, slot, source, length)
+    end_answer(s, slot, memory, at, ip, length)
     count(s, counters.ECHO_REPLIES)
 
 
 @part
-def send_unreachable(s, memory, at, ip, header, total, source, code, now):
+def send_unreachable(s, memory, at, ip, total, code, now):
     """The packet at `ip` found nobody: say so, quoting it."""
     quoted = min(total, QUOTED_MAX)
-    slot = begin_answer(s, memory, at, 14 + ipv4.HEADER_BYTES + 8 + quoted, now)
+    slot = begin_answer(s, 42 + quoted, now)
     if slot < 0:
         return
     out = s["frames"][slot]["bytes"]
@@ -102,7 +79,7 @@ def send_unreachable(s, memory, at, ip, header, total, source, code, now):
     put16(out, 40, 0)
     for step in range(quoted):
         out[42 + step] = memory[ip + step]
-    end_answer(s, slot, source, 8 + quoted)
+    end_answer(s, slot, memory, at, ip, 8 + quoted)
     count(s, counters.UNREACHABLES_OUT)
 
 
@@ -117,15 +94,16 @@ def on_error(s, memory, message, length, now):
         count(s, counters.BAD_ICMP)
         return
     size = get16(memory, quoted + 2)
-    ours = get32(memory, quoted + 12) == s["control"]["address"]
-    if not ours or memory[quoted + 9] != ipv4.TCP or get16(memory, quoted + 6) & 0x1FFF:
+    if memory[quoted + 9] != ipv4.TCP or get16(memory, quoted + 6) & 0x1FFF:
         count(s, counters.ERRORS_IGNORED)
         return
-    tcp = quoted + header
-    index = path.quoted_connection(
-        s, get32(memory, quoted + 16), get16(memory, tcp + 2), get16(memory, tcp),
-        get32(memory, tcp + 4),
-    )  # fmt: skip
+    p = s["parsed"]
+    p["local_high"] = 0
+    p["local_address"] = get32(memory, quoted + 12)
+    p["remote_high"] = 0
+    p["remote_address"] = get32(memory, quoted + 16)
+    tcp_header.quote(p, memory, quoted + header)
+    index = path.quoted_connection(s, p["seq"])
     if index < 0:
         count(s, counters.ERRORS_IGNORED)
     elif kind == UNREACHABLE and code == TOO_BIG:
@@ -137,7 +115,7 @@ def on_error(s, memory, message, length, now):
 
 
 @part
-def on_packet(s, memory, at, ip, header, total, source, now):
+def on_packet(s, memory, at, ip, header, total, now):
     """An ICMP message in the frame at `at`: IP header at `ip`, `header` bytes, `total` with it."""
     length = total - header
     message = ip + header
@@ -146,7 +124,7 @@ def on_packet(s, memory, at, ip, header, total, source, now):
         return
     kind = memory[message]
     if kind == ECHO_REQUEST and memory[message + 1] == 0:
-        on_echo(s, memory, at, message, length, source, now)
+        on_echo(s, memory, at, ip, message, length, now)
     elif kind in (UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM):
         on_error(s, memory, message, length, now)
     else:

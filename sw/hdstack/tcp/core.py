@@ -65,6 +65,7 @@ def on_request(s, queue, row, now):
     request["generation"] = row["generation"]
     request["offset"] = row["offset"]
     request["length"] = row["length"]
+    request["spare"] = row["spare"]
     handle_request(s, queue, now)
 
 

@@ -68,6 +68,9 @@ TABLE = (
     ),
     ("path_mtu", "smaller path MTU learnt (RFC 1191)", "none"),
     ("unreachables_out", "ICMP unreachable sent", "a scan, if many"),
+    ("ndp_in", "neighbour discovery for us", "none"),
+    ("ndp_out", "neighbour discovery sent", "none"),
+    ("bad_ndp", "neighbour discovery malformed, or answers never asked for", "an attack, if many"),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
 )
@@ -84,7 +87,7 @@ COUNTERS = len(TABLE)
     ARP_IN, ARP_OUT, BAD_ARP, ECHO_REPLIES, BAD_ICMP, ICMP_WITHHELD, DUPLICATES_REPORTED,
     OLD_TIMESTAMP, NO_TIMESTAMP, KEEPALIVE_PROBES, CLOSED_DATA,
     COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
-    ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT,
+    ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT, NDP_IN, NDP_OUT, BAD_NDP,
     CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
 ) = range(COUNTERS)  # fmt: skip
 

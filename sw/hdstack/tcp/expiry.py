@@ -7,8 +7,8 @@ from .close import NORMAL, finish
 from .data import probe
 from .emit import ACK, begin_segment, emit_ack
 from .events import CloseReason
-from .open import next_hop
 from .output import output
+from .routes import next_hop
 from .rows import count, segment_room
 from .tables import NEVER, NONE, SECOND
 from .timers import (
@@ -53,7 +53,8 @@ def expire_syn(s, index, now):
         if c["retries"] >= NEIGHBOUR_TRIES:
             give_up(s, index, UNREACHABLE, 0)
             return
-        resolve(s, next_hop(s, c["remote_address"]), now)
+        hop_high, hop = next_hop(s, c["remote_high"], c["remote_address"])
+        resolve(s, hop_high, hop, now)
         c["retransmit_at"] = now + SECOND
         update_deadline(s, index)
         return

@@ -12,7 +12,7 @@ from . import counters, states
 from .close import finish
 from .events import CloseReason
 from .output import output
-from .rows import count, find_connection, has_room
+from .rows import count, find_connection, has_room, own_mss
 from .sequence import unwrap
 from .tables import NEVER, NONE, PATHS, SECOND
 
@@ -21,7 +21,9 @@ UNREACHABLE = int(CloseReason.UNREACHABLE)
 
 MTU_LEAST = 552
 """No smaller one is believed: it would make us send mostly headers."""
+MTU_LEAST_IPV6 = 1280
 HEADERS = 40
+HEADERS_IPV6 = 60
 LIFETIME = 600 * SECOND
 AGAIN = SECOND
 PLATEAUS = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 576)
@@ -29,31 +31,39 @@ PLATEAUS = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 576)
 
 
 @part
-def known_mss(s, address, now):
-    """Largest payload and TCP options that the path to `address` is known to take."""
-    most = s["control"]["mss"]
+def headers(c):
+    """Bytes of the IP and TCP headers without options."""
+    return HEADERS if c["remote_high"] == 0 else HEADERS_IPV6
+
+
+@part
+def known_mss(s, c, now):
+    """Largest payload and TCP options that the path to the peer is known to take."""
+    most = own_mss(s, c["remote_high"])
     if s["control"]["paths"] == 0:
         return most
     for at in range(PATHS):
         row = s["paths"][at]
-        if row["address"] == address and now < row["until"]:
-            return min(most, row["mtu"] - HEADERS)
+        same = row["address"] == c["remote_address"] and row["high"] == c["remote_high"]
+        if same and now < row["until"]:
+            return min(most, row["mtu"] - headers(c))
     return most
 
 
 @part
-def remember(s, address, mtu, now):
-    """The path to `address` takes `mtu` bytes, for a while; the oldest entry makes room."""
+def remember(s, c, mtu, now):
+    """The path to the peer takes `mtu` bytes, for a while; the oldest entry makes room."""
     best = 0
     for at in range(PATHS):
         row = s["paths"][at]
-        if row["address"] == address:
+        if row["address"] == c["remote_address"] and row["high"] == c["remote_high"]:
             best = at
             break
         if row["until"] < s["paths"][best]["until"]:
             best = at
     row = s["paths"][best]
-    row["address"] = address
+    row["high"] = c["remote_high"]
+    row["address"] = c["remote_address"]
     row["mtu"] = mtu
     row["until"] = now + LIFETIME
     s["control"]["paths"] = 1
@@ -76,9 +86,10 @@ def plateau_below(size):
 
 
 @part
-def quoted_connection(s, remote_address, remote_port, local_port, seq):
-    """Row of the connection that sent the quoted segment, if `seq` is in flight; else -1."""
-    index = find_connection(s, remote_address, remote_port, local_port)
+def quoted_connection(s, seq):
+    """Row of the connection that sent the quoted segment, whose ends are in `s["parsed"]`, if `seq`
+    is in flight; else -1."""
+    index = find_connection(s)
     if index < 0:
         return NONE
     c = s["connections"][index]
@@ -107,13 +118,14 @@ def on_too_big(s, index, mtu, size, now):
     c = s["connections"][index]
     if mtu == 0:
         mtu = plateau_below(size)
-    mtu = max(mtu, MTU_LEAST)
-    mss = mtu - HEADERS - c["option_bytes"]
+    # RFC 8201 section 4: every IPv6 link takes 1280 bytes
+    mtu = max(mtu, MTU_LEAST if c["remote_high"] == 0 else MTU_LEAST_IPV6)
+    mss = mtu - headers(c) - c["option_bytes"]
     if size <= mtu or mss >= c["mss"] or now < c["path_at"] + AGAIN:
         count(s, counters.ERRORS_IGNORED)
         return
     count(s, counters.PATH_MTU)
-    remember(s, c["remote_address"], mtu, now)
+    remember(s, c, mtu, now)
     c["path_at"] = now
     c["path_until"] = now + LIFETIME
     c["mss"] = mss

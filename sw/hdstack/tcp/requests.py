@@ -12,17 +12,17 @@ from ..net.neighbour import resolve
 from . import counters, states
 from .close import finish
 from .data import region_serves
-from .events import NO_LINGER, CloseReason, EventKind, RequestKind
+from .events import IPV6, NO_LINGER, CloseReason, EventKind, RequestKind
 from .open import (
     HALF_OPEN_MAX,
     choose_port,
     find_listener,
     new_connection,
-    next_hop,
     set_flags,
 )
 from .options import set_option
 from .output import advertise, output
+from .routes import choose_local, next_hop
 from .rows import count, emit_event, has_room, number, set_starved, take_send
 from .tables import (
     CONNECTIONS,
@@ -131,19 +131,22 @@ def stop_listener(s, at):
 
 
 @part
-def request_connect(s, queue, socket, address, port, flags, now):
-    if port == 0 or address == 0:
+def request_connect(s, queue, socket, high, address, port, flags, now):
+    if port == 0 or (high == 0 and address == 0):
         fail(s, queue, socket, INVALID_REQUEST)
         return
-    hop = next_hop(s, address)
-    if hop == 0:
+    p = s["parsed"]
+    p["remote_high"] = high
+    p["remote_address"] = address
+    p["remote_port"] = port
+    hop_high, hop = next_hop(s, high, address)
+    if (hop == 0 and hop_high == 0) or not choose_local(s, high, address):
         fail(s, queue, socket, UNREACHABLE)
         return
-    local_port = choose_port(s, queue, address, port)
-    if local_port < 0:
+    if not choose_port(s, queue):
         fail(s, queue, socket, NO_RESOURCES)
         return
-    index = new_connection(s, queue, address, port, local_port, np.int64(NONE), now)
+    index = new_connection(s, queue, np.int64(NONE), now)
     if index < 0:
         fail(s, queue, socket, NO_RESOURCES)
         return
@@ -151,7 +154,7 @@ def request_connect(s, queue, socket, address, port, flags, now):
     c["socket"] = socket
     c["state"] = states.SYN_SENT
     set_flags(c, flags)
-    mac = resolve(s, hop, now)
+    mac = resolve(s, hop_high, hop, now)
     if mac >= 0:
         c["mac"] = mac
         c["mac_known"] = 1
@@ -160,6 +163,12 @@ def request_connect(s, queue, socket, address, port, flags, now):
         s["control"]["waiting_neighbour"] += 1
         c["retransmit_at"] = now + NEIGHBOUR_RETRY
         update_deadline(s, index)
+
+
+@part
+def join_words(upper, lower):
+    """Half of an IPv6 address, as a signed number."""
+    return ((upper ^ 0x80000000) - 0x80000000 << 32) | lower
 
 
 @part
@@ -278,7 +287,13 @@ def handle_request(s, queue, now):
     if kind == LISTEN:
         request_listen(s, queue, socket, port, length, offset)
     elif kind == CONNECT:
-        request_connect(s, queue, socket, address, port, offset, now)
+        high = np.int64(0)
+        if region == IPV6:
+            high = join_words(np.int64(row["spare"]), length)
+            address = join_words(connection, address)
+            if high == 0:
+                port = np.int64(0)  # no host's address: refused
+        request_connect(s, queue, socket, high, address, port, offset, now)
     elif kind == UNLISTEN:
         if connection >= LISTENERS:
             count(s, counters.BAD_REQUEST)

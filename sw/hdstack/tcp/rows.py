@@ -7,8 +7,8 @@ import numpy as np
 
 from ..compile import part
 from . import counters, states
-from .events import EventKind
-from .sequence import MASK, keyed_hash
+from .events import IPV6, EventKind
+from .sequence import MASK, address_key, keyed_hash
 from .tables import (
     BUCKETS,
     CONNECTIONS_PER_QUEUE,
@@ -84,9 +84,23 @@ def number(c, index):
 def connection_event(s, c, index, kind, region, reason, offset, length):
     """An event about the connection of row `index`, to its application."""
     emit_event(
-        s, c["queue"], kind, c["socket"], number(c, index), c["remote_address"],
+        s, c["queue"], kind, c["socket"], number(c, index), low32(c["remote_address"]),
         c["remote_port"], region, reason, offset, length,
     )  # fmt: skip
+
+
+@part
+def announce(s, c, index, kind):
+    """The connection begins for its application: CONNECTED or ACCEPTED, with the peer's address."""
+    queue = c["queue"]
+    if c["remote_high"] == 0 or s["queues"][queue]["live"] == 0:
+        connection_event(s, c, index, kind, 0, 0, 0, 0)
+        return
+    at = s["queues"][queue]["events_head"] % EVENTS_PER_QUEUE
+    connection_event(
+        s, c, index, kind, IPV6, 0, low32(c["remote_address"] >> 32), low32(c["remote_high"])
+    )
+    s["events"][queue, at]["row"]["spare"] = low32(c["remote_high"] >> 32)
 
 
 @part
@@ -106,20 +120,37 @@ def return_buffer(s, region, offset):
 
 
 @part
-def bucket_of(s, remote_address, remote_port, local_port):
-    return keyed_hash(s, remote_address, (remote_port << 16) | local_port, 0) % BUCKETS
+def own_mss(s, high):
+    """Largest payload and TCP options of a segment on the link, to a peer of this family."""
+    return s["control"]["mss"] - (0 if high == 0 else 20)
 
 
 @part
-def find_connection(s, remote_address, remote_port, local_port):
-    """Row of the connection with these ends, or -1."""
-    at = s["buckets"][bucket_of(s, remote_address, remote_port, local_port)]
+def ports_of(p):
+    return (p["remote_port"] << 16) | p["local_port"]
+
+
+@part
+def bucket_of(s):
+    p = s["parsed"]
+    key = address_key(s, p["remote_high"], p["remote_address"])
+    return keyed_hash(s, key, ports_of(p), 0) % BUCKETS
+
+
+@part
+def find_connection(s):
+    """Row of the connection with the ends in `s["parsed"]`, or -1."""
+    p = s["parsed"]
+    at = s["buckets"][bucket_of(s)]
     while at >= 0:
         c = s["connections"][at]
         if (
-            c["remote_address"] == remote_address
-            and c["remote_port"] == remote_port
-            and c["local_port"] == local_port
+            c["remote_address"] == p["remote_address"]
+            and c["remote_port"] == p["remote_port"]
+            and c["local_port"] == p["local_port"]
+            and c["local_address"] == p["local_address"]
+            and c["remote_high"] == p["remote_high"]
+            and c["local_high"] == p["local_high"]
         ):
             return at
         at = c["hash_next"]
@@ -127,8 +158,10 @@ def find_connection(s, remote_address, remote_port, local_port):
 
 
 @part
-def take_connection(s, queue, remote_address, remote_port, local_port):
-    """A row for a new connection of `queue`, in the hash, its fields zero; or -1."""
+def take_connection(s, queue):
+    """A row for a new connection of `queue` with the ends in `s["parsed"]`, in the hash, its fields
+    zero; or -1."""
+    p = s["parsed"]
     q = s["queues"][queue]
     index = q["free_connection"]
     if index < 0:
@@ -136,7 +169,7 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c = s["connections"][index]
     q["free_connection"] = c["hash_next"]
     q["connections"] += 1
-    bucket = bucket_of(s, remote_address, remote_port, local_port)
+    bucket = bucket_of(s)
     c["hash_next"] = s["buckets"][bucket]
     c["bucket"] = bucket
     s["buckets"][bucket] = index
@@ -144,9 +177,12 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c["queue"] = queue
     c["listener"] = NONE
     c["socket"] = 0
-    c["local_port"] = local_port
-    c["remote_address"] = remote_address
-    c["remote_port"] = remote_port
+    c["local_high"] = p["local_high"]
+    c["local_address"] = p["local_address"]
+    c["local_port"] = p["local_port"]
+    c["remote_high"] = p["remote_high"]
+    c["remote_address"] = p["remote_address"]
+    c["remote_port"] = p["remote_port"]
     c["mac"] = 0
     c["mac_known"] = 0
     c["announced"] = 0

@@ -101,7 +101,7 @@ def test_echo_is_rate_limited(host):
 @pytest.mark.parametrize(
     "packet, counter",
     [
-        (ethernet(type=0x86DD) / Raw(b"\x60" + b"\0" * 60), "not_ip"),
+        (ethernet(type=0x88CC) / Raw(b"\0" * 60), "not_ip"),
         (ethernet() / IP(src=PEER, dst="10.77.0.9") / ICMP(), "not_ours"),
         (ethernet() / IP(src=PEER, dst=US, flags="MF") / ICMP(), "fragments"),
         (ethernet() / IP(src=PEER, dst=US, frag=9) / ICMP(), "fragments"),

@@ -20,10 +20,12 @@ with compiling.interpreted():
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 s = tables.allocate()
 tables.initialise(s, bytes(6), 1, 0, 0, bytes(range(16)))
-opened = 0
+opened, p = 0, s["parsed"]
+p["local_address"], p["local_port"] = 1, 80
 for queue in range(tables.QUEUES):
     for k in range(6250):
-        index = rows.take_connection(s, queue, 0x0A000000 + opened // 60000, opened % 60000 + 1, 80)
+        p["remote_address"], p["remote_port"] = 0x0A000000 + opened // 60000, opened % 60000 + 1
+        index = rows.take_connection(s, queue)
         assert index >= 0
         c = s["connections"][index]
         c["state"] = states.ESTABLISHED
@@ -33,7 +35,8 @@ for queue in range(tables.QUEUES):
 chains = np.bincount(s["connections"]["bucket"][s["connections"]["state"] != 0])
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 core.on_timers(s, 1)
-found = rows.find_connection(s, 0x0A000001, 1, 80)
+p["remote_address"], p["remote_port"] = 0x0A000001, 1
+found = rows.find_connection(s)
 print(opened, tables.STATE_BYTES, grown * 1024, chains.max(), found)
 print(len({int(rows.number(s["connections"][i], i)) for i in range(0, tables.CONNECTIONS, 97)}))
 """
