@@ -15,12 +15,12 @@ from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
 from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
 from .rx.egress import Egress
-from .rx.ingress import Ingress
+from .rx.ingress import LOOKUP_CYCLES, Ingress
 from .tx.transmit import Transmit
 
 __all__ = ["FEATURES", "Nic"]
 
-FEATURES = ("commands", "moderation")
+FEATURES = ("exact_rules", "rss", "udp_split", "commands", "moderation")
 """What the card can do, as the register FEATURES tells it: the fields that are 1."""
 
 
@@ -56,14 +56,13 @@ class Nic(wiring.Component):
         m.submodules.egress = egress = Egress(p)
         m.submodules.transmit = transmit = Transmit(p)
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
-        m.submodules.registers = registers = RegisterBlock(p, FEATURES)
+        m.submodules.registers = registers = RegisterBlock(p, FEATURES, LOOKUP_CYCLES)
         m.submodules.regions = regions = RegionTable(p, 3)
-        m.submodules.rx_index = rx_index = IndexWriter(p, 0)
-        m.submodules.tx_index = tx_index = IndexWriter(p, 1)
+        m.submodules.index = index = IndexWriter(p)
         m.submodules.tx_indices = tx_indices = TransmitIndices(p)
         m.submodules.commands = commands = CommandEngine(p)
         m.submodules.completions = completions = CompletionWriter(p)
-        m.submodules.header_write = header_write = WritePort(p, 4)
+        m.submodules.header_write = header_write = WritePort(p, 3)
         m.submodules.header_read = header_read = ReadPort(p, 2)
         m.submodules.payload_write = payload_write = WritePort(p, 1)
         m.submodules.payload_read = payload_read = ReadPort(p, 2)
@@ -82,19 +81,13 @@ class Nic(wiring.Component):
         connect(m, to_mac.axis, flipped(self.m_axis_tx))
         connect(m, commands.read, header_read.clients[1])
         connect(m, commands.completions, completions.commands)
-        connect(m, completions.write, header_write.clients[3])
+        connect(m, completions.write, header_write.clients[2])
         connect(m, completions.index, tx_indices.completions)
         connect(m, transmit.index, tx_indices.transmit)
-        for client, writer, source in (
-            (1, rx_index, egress.index),
-            (2, tx_index, tx_indices.update),
-        ):
-            connect(m, writer.write, header_write.clients[client])
-            connect(m, source, writer.update)
-            m.d.comb += [
-                writer.base.eq(registers.index_base),
-                writer.port_idle.eq(header_write.idle),
-            ]
+        connect(m, egress.index, index.rx_update)
+        connect(m, tx_indices.update, index.tx_update)
+        connect(m, index.write, header_write.clients[1])
+        m.d.comb += [index.base.eq(registers.index_base), index.port_idle.eq(header_write.idle)]
         for axi, write, read in (
             (self.m_axi_hdr, header_write, header_read),
             (self.m_axi_pay, payload_write, payload_read),
@@ -106,6 +99,8 @@ class Nic(wiring.Component):
         for source, sink in (
             (registers.address_store, ingress.address_store),
             (registers.listener_store, ingress.listener_store),
+            (registers.rss_key_store, ingress.rss_key_store),
+            (registers.rss_table_store, ingress.rss_table_store),
             (registers.rx_ring_store, egress.rx_ring_store),
             (registers.post_ring_store, egress.post_ring_store),
             (registers.rx_consumer, egress.rx_consumer),
@@ -114,8 +109,8 @@ class Nic(wiring.Component):
             (registers.completion_ring_store, completions.ring_store),
             (registers.completion_consumer, completions.consumer),
             (registers.tx_producer, transmit.tx_producer),
-            (rx_index.written, registers.rx_written),
-            (tx_index.written, registers.tx_written),
+            (index.rx_written, registers.rx_written),
+            (index.tx_written, registers.tx_written),
         ):
             connect(m, source, sink)
         connect(m, registers.commands, commands.control)
@@ -133,6 +128,22 @@ class Nic(wiring.Component):
             completions.pause.eq(registers.pause),
             ingress.receive.eq(registers.receive),
             ingress.promiscuous.eq(registers.promiscuous),
+            ingress.deliver_malformed.eq(registers.deliver_malformed),
+            ingress.udp_split.eq(registers.udp_split),
+            ingress.watermark.eq(registers.watermark),
+            ingress.share.eq(registers.share),
+            ingress.cycles.eq(registers.cycles),
+            # A reset clears the table only when commands are off.
+            ingress.exact_store.valid.eq(registers.exact_clear.valid | commands.exact_store.valid),
+            ingress.exact_store.payload.eq(
+                Mux(
+                    registers.exact_clear.valid,
+                    registers.exact_clear.payload.as_value(),
+                    commands.exact_store.payload.as_value(),
+                )
+            ),
+            registers.exact_busy.eq(ingress.exact_busy),
+            commands.exact_busy.eq(ingress.exact_busy),
             ingress.mac_address.eq(registers.mac_address),
             transmit.transmit.eq(registers.transmit),
             regions.write.eq(registers.region_write),
@@ -141,9 +152,7 @@ class Nic(wiring.Component):
             registers.element_busy.eq(egress.element_busy),
             egress.pause.eq(registers.pause),
             transmit.pause.eq(registers.pause),
-            registers.idle.eq(
-                egress.idle & transmit.idle & completions.idle & rx_index.idle & tx_index.idle
-            ),
+            registers.idle.eq(egress.idle & transmit.idle & completions.idle & index.idle),
             registers.tx_stopped.eq(transmit.stopped),
             registers.looked_up.eq(ingress.looked_up),
             registers.completed.eq(egress.completed),
@@ -164,6 +173,7 @@ class Nic(wiring.Component):
                 "rx_bytes": (ingress.frame_done, ingress.frame_bytes),
                 "tx_frames": (transmit.frame_done, 1),
                 "tx_bytes": (transmit.frame_done, transmit.frame_bytes),
+                "tx_flushed": (to_mac.flushed, 1),
             },
         )  # fmt: skip
         return m
@@ -200,7 +210,6 @@ class Nic(wiring.Component):
             read.rid.eq(axi.rid),
             read.rdata.eq(axi.rdata),
             read.rresp.eq(axi.rresp),
-            read.rlast.eq(axi.rlast),
             read.rvalid.eq(axi.rvalid),
             axi.rready.eq(read.rready),
         ]

@@ -1,15 +1,15 @@
-"""The card of the benchmark: the native model between memories of this process, set up by registers.
+"""The card of the benchmark: the native model between memories of this process.
 
-The host's side is the contract alone (`hdsnic.abi`): rings and regions are laid out here, filled
-before a run and read after it.
+The host's side is the contract alone (`hdsnic.abi`): the card is set up by registers, rings and
+regions are laid out here, filled before a run and read after it.
 """
 
 import ctypes
 from pathlib import Path
 
 import numpy as np
-from hdsim.build import native_model
 
+from hdsim.build import native_model
 from hdsnic import abi
 from hdsnic.parameters import Parameters
 
@@ -213,7 +213,7 @@ class BenchCard:
             self._library.hb_watch(self._handle, queue, cells, abi.INDEX_SLOT_BYTES)
 
     def receive(self, frames: list[bytes], payload: int, window: int, interval: int = 0):
-        """Put frames on the wire: at least `interval` cycles apart, at most `window` not written."""
+        """Put frames on the wire, `interval` cycles apart; at most `window` are not yet written."""
         self._wire = np.frombuffer(b"".join(frames) + bytes(64), np.uint8)
         self._offsets = np.cumsum([0, *map(len, frames)]).astype(np.uint64)
         self._taken = np.zeros(len(frames), np.uint64)

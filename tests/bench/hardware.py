@@ -180,6 +180,31 @@ def show(results: dict, console: Console):
         console.print(table)
 
 
+_PAGE = """\
+# Speed of the card, in cycles
+
+Made by `make bench-hw ARGS=--write-docs`. `make bench-hw` prints the same tables and writes
+`build/bench/hw.json`; with `ARGS=--check` a figure beyond its target is a failure. How it is
+measured: [tests/bench](../../tests/bench/README.md).
+
+## Sustained load
+
+Bus and frame (without FCS) in bytes, memory latency in cycles. Frames of 60 bytes are split into
+54 bytes of header and 6 of payload. `header port +` and `payload port +`: bytes that the port moved
+for a frame beside the frame's own (record, descriptor, index, post cell). `beyond`: over target.
+
+{rows}
+
+## From the last byte in to the record
+
+Cycles from the last beat at the MAC to the write of the producer index in header memory, the card
+idle before. Target: {limit} cycles, the beats of the longer port's write, and the memory's latency
+beyond one cycle.
+
+{latency}
+"""
+
+
 def page(results: dict) -> str:
     """docs/results/hardware.md."""
 
@@ -187,37 +212,10 @@ def page(results: dict) -> str:
         lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
 
-    return "\n".join(
-        [
-            "# Speed of the card, in cycles",
-            "",
-            "Made by `make bench-hw ARGS=--write-docs`; `make bench-hw` prints the same tables and"
-            " writes",
-            "`build/bench/hw.json`; with `ARGS=--check` a figure beyond its target is a failure.",
-            "How it is measured: [tests/bench](../../tests/bench/README.md).",
-            "",
-            "## Sustained load",
-            "",
-            "Bus and frame in bytes (without FCS), memory latency in cycles; 60-byte frames are split"
-            " into 54",
-            "bytes of header and 6 of payload. `header port +` and `payload port +`: bytes moved per"
-            " frame",
-            "beside the frame's own (record, descriptor, index, post cell). `beyond`: the target is"
-            " not met.",
-            "",
-            table(ROW_HEADS, map(row_cells, results["rows"])),
-            "",
-            "## From the last byte in to the record",
-            "",
-            "Cycles from the last beat at the MAC to the write of the producer index in header"
-            " memory, the card",
-            f"idle before. Target: {LATENCY_LIMIT} cycles, the beats of the longer port's write, and"
-            " the memory's latency",
-            "beyond one cycle.",
-            "",
-            table(LATENCY_HEADS, map(latency_cells, results["latency"])),
-            "",
-        ]
+    return _PAGE.format(
+        rows=table(ROW_HEADS, map(row_cells, results["rows"])),
+        latency=table(LATENCY_HEADS, map(latency_cells, results["latency"])),
+        limit=LATENCY_LIMIT,
     )
 
 

@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 WORK = HERE.parent.parent / "build" / "formal"
 TOOL_FILES = ("run", "spec")
 SECONDS_MAX = 120
+"""For one run of sby."""
 
 _SBY = """[options]
 mode {mode}

@@ -1,6 +1,6 @@
 """Settings: nothing changes under an access that is on its way, and a revoke ends all (I6, R29)."""
 
-from amaranth.hdl import Mux, Signal
+from amaranth.hdl import Signal
 from spec import Mutant, Property, Spec
 
 from hdsnic.csr.settings import SettingsEngine
@@ -230,4 +230,3 @@ class SettingsSpec(Spec):
             (ours & row.live).implies(cleared & ~e.element_busy),
         )
         self.helper(m, (quiet[2] & (number == region)).implies(cleared))
-        _ = Mux

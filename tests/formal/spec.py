@@ -24,6 +24,7 @@ from amaranth.hdl import (
     Signal,
 )
 from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In
 
 __all__ = ["Mutant", "Property", "Spec", "View", "as_value", "count_ones", "mutated", "specs_of"]
 
@@ -176,6 +177,13 @@ class Spec(Elaboratable):
         signal = Signal(shape, name=name)
         self.inputs.append(signal)
         return signal
+
+    def free_ports(self, m, component):
+        """All inputs of a component are free."""
+        for path, member, value in component.signature.flatten(component):
+            if member.flow is In:
+                bits = as_value(value)
+                m.d.comb += bits.eq(self.free(len(bits), "__".join(map(str, path))))
 
     def constant(self, m, shape, name):
         """An input with any value, the same in all cycles."""

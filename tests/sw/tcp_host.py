@@ -547,6 +547,10 @@ class Script:
         self.connection = self.host.last(EventKind.CONNECTED)["connection"]
         return syn, found
 
+    def past_quick_acks(self):
+        """As after the first segments of a burst: ACKs are delayed again."""
+        self.row["data_at"], self.row["quick"] = self.host.now, 0
+
     @property
     def row(self):
         return self.host.connection(self.connection)

@@ -35,7 +35,6 @@ __all__ = ["CommandControl", "RegisterBlock"]
 
 _C, _M = abi.CONTROL, abi.MANAGEMENT
 _COUNTER_ADDRESS_BITS = 11  # 64-bit counters in the counter pages
-_RESET_WORD = 0x52455345  # "ESER": a stray write is no reset
 _CYCLES_BEFORE_TIMEOUT = 1 << 20
 
 
@@ -327,7 +326,7 @@ class RegisterBlock(wiring.Component):
             engine.reset_pending.eq(resetting & ~on),
             self.port_reset.eq(engine.reset_done),
         ]
-        with m.If(d.strobe(_C.RESET, beyond=d.data != _RESET_WORD)):
+        with m.If(d.strobe(_C.RESET, beyond=d.data != abi.RESET_WORD)):
             m.d.sync += [resetting.eq(1), going.eq(0)]
         with m.Elif(engine.reset_done):
             m.d.sync += resetting.eq(0)

@@ -28,8 +28,8 @@ from .verify import VERDICT_CYCLES, Verify
 
 __all__ = ["LOOKUP_CYCLES", "Ingress"]
 
-LOOKUP_CYCLES = Parser.ADDRESSES_AHEAD + VERDICT_CYCLES
-"""From the first table that is read for a frame to its pulse on `looked_up`."""
+LOOKUP_CYCLES = Parser.ADDRESSES_AHEAD + VERDICT_CYCLES + 1
+"""From a store to the first pulse of `looked_up` whose frame surely sees what was stored."""
 
 
 class Ingress(wiring.Component):

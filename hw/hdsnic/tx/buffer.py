@@ -10,22 +10,29 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..interfaces import FrameBeat, Strobe, count_bits
-from .layouts import BeatOfFrame, FrameMeta, beats_bits
+from .layouts import OFFSET_BITS, BeatOfFrame, FrameMeta, beats_bits, beats_max
 
 __all__ = ["FRAMES", "FrameBuffer"]
 
-FRAMES = 128
-"""Frames from descriptor to MAC; at 60 bytes and 64 bytes a beat, some 170 cycles of wire."""
+FRAMES = 256
+"""Frames that fit in; at 60 bytes and 64 bytes a beat, some 340 cycles of wire."""
+
+_BEATS_UNDER_WAY, _FRAMES_UNDER_WAY = 12, 24
+"""What may still come of frames that were begun while `room` was 1, and before it falls."""
 
 
 class FrameBuffer(wiring.Component):
     """Stores beats, forgets bad frames, inserts checksums on the way out.
 
-    Beats and metas are always taken: who sends them has reserved a beat (`left` is 1 for each that
-    is free again) and one of FRAMES places (`frame_left`). A frame's beats come out once its meta
-    is there, a beat a cycle without gaps between frames; the MAC may stall them at any beat.
-    `frame_done` is 1 in the cycle after a frame's last beat was taken, with its length on
-    `frame_bytes`.
+    Beats and metas are always taken: who sends them begins a frame only while `room` is 1, which
+    says that the largest frame fits in behind what is under way (12 beats, 24 frames). A frame's
+    beats come out once its meta is there, a beat a cycle without gaps between frames; the MAC may
+    stall them at any beat. `frame_done` is 1 in the cycle after a frame's last beat was taken, with
+    its length on `frame_bytes`.
+
+    While `discard` is 1 frames are dropped instead, a beat a cycle, and `frame_discarded` is 1 for
+    each. The beat that is on offer stays; a frame that was cut ends with a beat of one byte that is
+    marked as an `error`, before anything else is sent.
 
     Parameters: `bus_bytes`, `tx_buffer_bytes`, `frame_bytes_max`.
     """
@@ -36,11 +43,12 @@ class FrameBuffer(wiring.Component):
             {
                 "beats": In(Strobe(BeatOfFrame(p))),
                 "meta": In(Strobe(FrameMeta(p))),
-                "left": Out(1),
-                "frame_left": Out(1),
+                "room": Out(1),
+                "discard": In(1),
                 "mac": Out(stream.Signature(FrameBeat(p.bus_bytes))),
                 "frame_done": Out(1),
                 "frame_bytes": Out(16),
+                "frame_discarded": Out(1),
             }
         )
 
@@ -57,6 +65,8 @@ class FrameBuffer(wiring.Component):
 
         head = Signal(range(depth))
         start = Signal(range(depth))
+        tail = Signal(range(depth))
+        filled = Signal(range(depth))
         beat = self.beats.payload
         m.d.comb += [
             write.addr.eq(head),
@@ -64,6 +74,7 @@ class FrameBuffer(wiring.Component):
             write.en.eq(self.beats.valid),
             metas.w_data.eq(self.meta.payload),
             metas.w_en.eq(self.meta.valid),
+            filled.eq(head - tail),
         ]
         with m.If(self.beats.valid):
             m.d.sync += head.eq(head + 1)
@@ -71,42 +82,50 @@ class FrameBuffer(wiring.Component):
                 m.d.sync += start.eq(head + 1)
             with m.Elif(beat.last):
                 m.d.sync += head.eq(start)
+        m.d.sync += self.room.eq(
+            (filled < depth - beats_max(p) - _BEATS_UNDER_WAY)
+            & (metas.level < FRAMES - _FRAMES_UNDER_WAY)
+        )
 
         # Two stages that move as soon as there is place: the memory's output, and `mac`.
         meta = FrameMeta(p)(metas.r_data)
-        tail = Signal(range(depth))
-        index = Signal(max(beats_bits(p), 9))
+        index = Signal(max(beats_bits(p), OFFSET_BITS))
         fetched = Signal()
         move_fetched = Signal()
         move_out = Signal()
+        ends = Signal()  # the last beat of a frame is fetched
         l3_lane = Signal(lanes)  # halfword of the beat that takes the checksum
         l4_lane = Signal(lanes)
         l3_checksum = Signal(16)
         l4_checksum = Signal(16)
         count = Signal(count_bits(width))
         last = Signal()
+        within = Signal()  # of the frame at the memory's output, some went to `mac`
+        cut = Signal()  # the rest of that frame is dropped
+        owed = Signal()  # `mac` has a frame without an end
+        drop = Signal()
 
         def lane_of(there, at):
             lane = at[1:shift]
             return [there & (index == at >> shift) & (lane == k) for k in range(lanes)]
 
         m.d.comb += [
+            drop.eq(self.discard | cut),
             move_out.eq(~self.mac.valid | self.mac.ready),
-            move_fetched.eq(~fetched | move_out),
+            move_fetched.eq(~fetched | drop | (move_out & ~owed)),
             read.en.eq(move_fetched & metas.r_rdy),
             read.addr.eq(tail),
-            self.left.eq(read.en),
-            self.frame_left.eq(read.en & (index == meta.last_beat)),
-            metas.r_en.eq(self.frame_left),
+            ends.eq(read.en & (index == meta.last_beat)),
+            metas.r_en.eq(ends),
         ]
         with m.If(move_fetched):
             m.d.sync += fetched.eq(read.en)
         with m.If(read.en):
             m.d.sync += [
                 tail.eq(tail + 1),
-                index.eq(Mux(self.frame_left, 0, index + 1)),
-                count.eq(Mux(self.frame_left, meta.count, width)),
-                last.eq(self.frame_left),
+                index.eq(Mux(ends, 0, index + 1)),
+                count.eq(Mux(ends, meta.count, width)),
+                last.eq(ends),
                 l3_checksum.eq(meta.l3_checksum),
                 l4_checksum.eq(meta.l4_checksum),
             ]
@@ -114,22 +133,34 @@ class FrameBuffer(wiring.Component):
             m.d.sync += [l4_lane[k].eq(hit) for k, hit in enumerate(lane_of(meta.l4, meta.l4_at))]
 
         out = self.mac.payload
+        m.d.sync += self.frame_discarded.eq(fetched & drop & last)
+        with m.If(fetched & drop):
+            m.d.sync += [cut.eq(~last), within.eq(0)]
+            with m.If(within):
+                m.d.sync += owed.eq(1)
         with m.If(move_out):
-            m.d.sync += [self.mac.valid.eq(fetched), out.count.eq(count), out.last.eq(last)]
+            m.d.sync += [
+                self.mac.valid.eq(owed | (fetched & ~drop)),
+                out.count.eq(Mux(owed, 1, count)),
+                out.last.eq(owed | last),
+                out.error.eq(owed),
+            ]
+            with m.If(owed):
+                m.d.sync += owed.eq(0)
+            with m.Elif(fetched & ~drop):
+                m.d.sync += within.eq(~last)
             for k in range(lanes):
                 half = slice(16 * k, 16 * k + 16)
-                m.d.sync += out.data[half].eq(
-                    Mux(
-                        l4_lane[k],
-                        l4_checksum,
-                        Mux(l3_lane[k], l3_checksum, read.data[half]),
-                    )
-                )
+                word = Mux(l3_lane[k], l3_checksum, read.data[half])
+                m.d.sync += out.data[half].eq(Mux(owed, 0, Mux(l4_lane[k], l4_checksum, word)))
 
         total = Signal(16)
         m.d.sync += self.frame_done.eq(0)
         with m.If(self.mac.valid & self.mac.ready):
             m.d.sync += total.eq(Mux(out.last, 0, total + width))
             with m.If(out.last):
-                m.d.sync += [self.frame_done.eq(1), self.frame_bytes.eq(total + out.count)]
+                m.d.sync += [
+                    self.frame_done.eq(~out.error),
+                    self.frame_bytes.eq(total + out.count),
+                ]
         return m

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from .. import abi
 from ..interfaces import PostRingStore, RegionLookup, RegionRow, Strobe
-from .layouts import CheckItem, Job, Piece, beats_bits
+from .layouts import CheckItem, Job, Piece
 from .pieces import PieceQueue
 
 __all__ = ["ReferenceCheck"]
@@ -22,14 +22,15 @@ class ReferenceCheck(wiring.Component):
     A reference is good if its region is live and of the same generation (else BAD_REGION), the
     region's owner is the queue's, and not 0 (BAD_OWNER), it grants NIC_READ (NO_PERMISSION), all of
     its bytes lie in the region, and their bus address within `address_bits` (OUT_OF_REGION). One
-    without bytes, and a frame longer than `frame_bytes_max`, make a BAD_DESCRIPTOR. The first fault
-    is the descriptor's verdict, and then none of its pieces comes out.
+    without bytes, a frame longer than `frame_bytes_max`, and a `tso` payload of more than
+    `tso_bytes_max` make a BAD_DESCRIPTOR. The first fault is the descriptor's verdict, and then
+    none of its pieces comes out.
 
     An item a cycle, never refused; a descriptor's job comes five cycles after its last item. Last
-    items must be two cycles apart, and `room` be 1 at a descriptor's first item. `refund` gives
-    back what the descriptor had reserved of the frame buffer and does not need.
+    items must be two cycles apart, and `room` be 1 at a descriptor's first item.
 
-    Parameters: `regions`, `queues`, `frame_bytes_max`, `references_max`, `address_bits`.
+    Parameters: `regions`, `queues`, `frame_bytes_max`, `tso_bytes_max`, `references_max`,
+    `address_bits`.
     """
 
     def __init__(self, parameters):
@@ -41,7 +42,6 @@ class ReferenceCheck(wiring.Component):
                 "region": Out(RegionLookup(p)),
                 "pieces": Out(stream.Signature(Piece(p))),
                 "jobs": Out(Strobe(Job(p))),
-                "refund": Out(beats_bits(p)),
                 "room": Out(1),
             }
         )
@@ -101,60 +101,50 @@ class ReferenceCheck(wiring.Component):
         with m.Elif(~row.nic_read):
             m.d.sync += grant.eq(outcome.NO_PERMISSION)
 
-        # Stage 4: the range, and the descriptor's account so far.
+        # Stage 4: the range, and the verdict so far.
         account = Signal(3)  # verdict of the references before this one
-        gathered = Signal(24)  # their bytes
         verdict = Signal(3)
-        total = Signal(24)
-        m.d.comb += [verdict.eq(account), total.eq(gathered)]
+        m.d.comb += verdict.eq(account)
         last_address = Signal(p.address_bits + 2)
         m.d.comb += last_address.eq(address + judged.reference.length - 1)
-        with m.If(judged.has_reference):
-            m.d.comb += total.eq(gathered + judged.reference.length)
-            with m.If(account == outcome.SENT):
-                m.d.comb += verdict.eq(grant)
-                with m.If(
-                    (grant == outcome.SENT) & ((end > size) | (last_address >= 1 << p.address_bits))
-                ):
-                    m.d.comb += verdict.eq(outcome.OUT_OF_REGION)
+        with m.If(judged.has_reference & (account == outcome.SENT)):
+            m.d.comb += verdict.eq(grant)
+            with m.If(
+                (grant == outcome.SENT) & ((end > size) | (last_address >= 1 << p.address_bits))
+            ):
+                m.d.comb += verdict.eq(outcome.OUT_OF_REGION)
         with m.If(judged.job.verdict != outcome.SENT):
             m.d.comb += verdict.eq(judged.job.verdict)
         with m.If(judged_valid):
-            m.d.sync += [
-                account.eq(Mux(judged.finish, outcome.SENT, verdict)),
-                gathered.eq(Mux(judged.finish, 0, total)),
-            ]
+            m.d.sync += account.eq(Mux(judged.finish, outcome.SENT, verdict))
         m.d.comb += [
             queue.push.valid.eq(judged_valid & judged.has_reference),
             queue.push.payload.address.eq(address),
             queue.push.payload.length.eq(judged.reference.length),
         ]
 
-        # Stage 5: the whole frame.
+        # Stage 5: the whole descriptor.
         settled = Signal()
         job = Signal(Job(p))
-        length = Signal(25)
+        too_long = Signal()
+        payload = judged.job.payload_length
         m.d.sync += [
             settled.eq(judged_valid & judged.finish),
             job.eq(judged.job),
             job.verdict.eq(verdict),
-            length.eq(total + judged.header_length),
+            too_long.eq(
+                Mux(
+                    judged.job.tso,
+                    payload > p.tso_bytes_max,
+                    payload + judged.job.header_length > p.frame_bytes_max,
+                )
+            ),
         ]
-        beats = Signal(beats_bits(p))
-        m.d.comb += [
-            beats.eq((length + p.bus_bytes - 1) >> (p.bus_bytes.bit_length() - 1)),
-            self.jobs.valid.eq(settled),
-            self.jobs.payload.eq(job),
-            self.jobs.payload.beats.eq(beats),
-        ]
+        m.d.comb += [self.jobs.valid.eq(settled), self.jobs.payload.eq(job)]
         refused = Signal()
         m.d.comb += refused.eq(job.verdict != outcome.SENT)
-        with m.If((job.verdict == outcome.SENT) & (length > p.frame_bytes_max)):
+        with m.If((job.verdict == outcome.SENT) & too_long):
             m.d.comb += [refused.eq(1), self.jobs.payload.verdict.eq(outcome.BAD_DESCRIPTOR)]
         with m.If(settled):
-            m.d.comb += [
-                queue.commit.eq(~refused),
-                queue.rollback.eq(refused),
-                self.refund.eq(Mux(refused, job.beats, job.beats - beats)),
-            ]
+            m.d.comb += [queue.commit.eq(~refused), queue.rollback.eq(refused)]
         return m

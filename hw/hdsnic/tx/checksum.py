@@ -11,7 +11,7 @@ from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
 
 from ..interfaces import Strobe, count_bits
-from .layouts import BeatOfFrame, FrameMeta, beats_bits
+from .layouts import OFFSET_BITS, BeatOfFrame, FrameMeta, beats_bits
 
 __all__ = ["Checksum"]
 
@@ -24,9 +24,9 @@ class Checksum(wiring.Component):
 
     The IPv4 sum goes from `l3_offset` over as many words as the header's IHL says, without the
     checksum field. The other sum goes from `l4_offset` to the frame's end with the field, which
-    holds the folded pseudo-header sum, not complemented. A UDP result of 0 becomes 0xffff
-    (RFC 768). Offsets must be even. Ones' complement sums do not depend on byte order (RFC 1071,
-    section 2 B): sums and results are kept in the order of memory.
+    holds the folded pseudo-header sum, not complemented, and `extra`. A UDP result of 0 becomes
+    0xffff (RFC 768). Offsets must be even. Ones' complement sums do not depend on byte order
+    (RFC 1071, section 2 B): sums and results are kept in the order of memory.
 
     A beat a cycle, never refused. `meta` comes seven cycles after the last beat of a good frame.
 
@@ -42,7 +42,7 @@ class Checksum(wiring.Component):
         p = self.parameters
         width, lanes = p.bus_bytes, p.bus_bytes // 2
         shift = width.bit_length() - 1
-        index_bits = max(beats_bits(p), 9)
+        index_bits = max(beats_bits(p), OFFSET_BITS)
 
         def place(offset):
             """Beat index and halfword lane of a byte offset."""
@@ -70,11 +70,12 @@ class Checksum(wiring.Component):
                 "good": 1,
                 "count": count_bits(width),
                 "index": index_bits,
-                "l3_offset": 8,
-                "l4_offset": 8,
+                "l3_offset": OFFSET_BITS,
+                "l4_offset": OFFSET_BITS,
                 "ipv4": 1,
                 "tcp": 1,
                 "udp": 1,
+                "extra": 16,
             }
         )
         marks = [Signal(words, name=f"marks_{k}") for k in range(4)]
@@ -90,12 +91,13 @@ class Checksum(wiring.Component):
             marks[0].ipv4.eq(beat.ipv4_checksum),
             marks[0].tcp.eq(beat.tcp_checksum),
             marks[0].udp.eq(beat.udp_checksum),
+            marks[0].extra.eq(beat.extra),
         ]
         m.d.sync += [later.eq(former) for former, later in pairwise(marks)]
         data = Signal(8 * width)
         l3_mask = Signal(lanes)
         l4_mask = Signal(lanes)
-        l3_field = Signal(9)
+        l3_field = Signal(OFFSET_BITS)
         ihl = Signal(4)
         m.d.comb += l3_field.eq(beat.l3_offset + _IPV4_FIELD)
         m.d.sync += [
@@ -108,7 +110,7 @@ class Checksum(wiring.Component):
             m.d.sync += ihl.eq(beat.data.word_select(l3_lane, 16)[:4])
 
         # Stage 2: the IP header's end; sums of four halfwords.
-        l3_end = Signal(9)
+        l3_end = Signal(OFFSET_BITS)
         l3_inside = Signal(lanes)
         m.d.comb += [
             l3_end.eq(marks[0].l3_offset + (ihl << 2)),
@@ -126,11 +128,11 @@ class Checksum(wiring.Component):
             m.d.sync += total.eq(sum(sums))
             return total
 
-        def accumulate(total):
+        def accumulate(total, start):
             """Stage 4: the frame so far. Stage 5 and 6: folded to 16 bits."""
             wide = Signal(16 + count_bits(p.frame_bytes_max))
             held = Signal(wide.shape())
-            m.d.comb += wide.eq(Mux(marks[2].first, 0, held) + total)
+            m.d.comb += wide.eq(Mux(marks[2].first, start, held) + total)
             with m.If(marks[2].valid):
                 m.d.sync += held.eq(wide)
             once = Signal(17)
@@ -141,8 +143,8 @@ class Checksum(wiring.Component):
             ]
             return twice
 
-        l3_sum = accumulate(totals(groups(l3_inside)))
-        l4_sum = accumulate(totals(groups(l4_mask)))
+        l3_sum = accumulate(totals(groups(l3_inside)), 0)
+        l4_sum = accumulate(totals(groups(l4_mask)), marks[2].extra)
 
         # Stages 4 to 6 beside them: the frame's size and places.
         meta = [Signal(FrameMeta(p), name=f"meta_{k}") for k in range(2)]

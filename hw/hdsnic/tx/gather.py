@@ -1,34 +1,43 @@
-"""Gather: header bytes and pieces of payload, at any alignment, packed into beats of a frame.
+"""Gather: header bytes and payload, packed into beats of frames; a TSO descriptor into segments.
 
-Between header FIFO and payload port on one side, frame buffer and checksum on the other. Here a
-descriptor's reads end, so here it retires.
+Between header FIFO and byte queue on one side, the segment edit and the checksum on the other. Here
+a descriptor's reads end, so here it retires.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .. import abi
 from ..interfaces import ReadClient, Strobe, count_bits
-from .layouts import BeatOfFrame, HeaderBeat, Job, Retirement
+from .bytequeue import ByteQueue, turned
+from .layouts import PAYLOAD_BITS, BeatOfFrame, HeaderBeat, Job, Retirement, length_bits
 
-__all__ = ["Gather"]
+__all__ = ["TEMPLATE_BYTES", "Gather"]
+
+TEMPLATE_BYTES = 512
+"""Largest header of a TSO descriptor that is kept for its segments, tag included."""
 
 
 class Gather(wiring.Component):
-    """Byte packer.
+    """Byte packer and segmenter.
 
-    Takes the jobs in order: of each, the beats of its header, then the beats of as many payload
-    requests as it has references. Puts out the frame on `beats`, which are always taken (room was
-    reserved), and `retire` with each descriptor's end. A refused job moves nothing; its header
-    beats are dropped. If a beat came with an error the frame's last beat is not `good`, and the
-    verdict is PORT_ERROR; all of its beats are taken first all the same.
+    Takes the jobs in order. Of each: its header's beats, then as many payload bytes as its
+    references have, which come from the payload port at any alignment. A `tso` job becomes segments
+    of `mss` payload bytes, the last one of what is left, each behind the same header. Puts out
+    frames on `beats`, which are always taken: a frame is begun only while `room` is 1, and
+    `starved` says that the next one waits for that. `retire` comes with a descriptor's end. A
+    refused job moves nothing; its header beats are dropped. If a beat came with an error, that
+    frame and the descriptor's later ones are not `good`, and the verdict is PORT_ERROR; all bytes
+    are taken all the same.
 
-    A beat in is a cycle, and one cycle more where the last beat of a frame fills two. Four cycles
-    from beat in to beat out. A refused job takes a cycle, or its header beats.
+    A beat out a cycle, if the bytes are there: a header's last beat is filled up with payload, so a
+    frame takes as many cycles as it has beats. Four cycles from header beat to beat out, eight from
+    payload beat. A refused job takes a cycle, or its header beats.
 
-    Parameters: `bus_bytes`.
+    Parameters: `bus_bytes`, `frame_bytes_max`.
     """
 
     def __init__(self, parameters):
@@ -38,6 +47,8 @@ class Gather(wiring.Component):
                 "jobs": In(stream.Signature(Job(p))),
                 "header": In(stream.Signature(HeaderBeat(p.bus_bytes))),
                 "payload": ReadClient(p).members["beats"],
+                "room": In(1),
+                "starved": Out(1),
                 "beats": Out(Strobe(BeatOfFrame(p))),
                 "retire": Out(Strobe(Retirement(p))),
             }
@@ -51,138 +62,189 @@ class Gather(wiring.Component):
         outcome = abi.TxOutcome
         job = self.jobs.payload
         header = self.header.payload
-        payload = self.payload.payload
+        m.submodules.bytes = queue = ByteQueue(p)
+        wiring.connect(m, wiring.flipped(self.payload), queue.beats)
+        # The header of a TSO descriptor is written as its first segment goes by.
+        m.submodules.template = template = Memory(
+            shape=8 * width, depth=TEMPLATE_BYTES // width, init=[]
+        )
+        keep = template.write_port()
+        kept = template.read_port(domain="comb")
 
-        # -- select: one beat of the frame's bytes, wherever they come from --
-        data = Signal(8 * width)
-        begin = Signal(range(width))
-        count = Signal(count_bits(width))
-        taken = Signal()
-        final = Signal()  # the frame's last beat
-        error = Signal()
-        void = Signal()  # a refused job ends
+        # -- which frame: how much payload it takes, and how much stays for later ones --
+        opening = Signal(init=1)  # this frame is its descriptor's first
+        begins = Signal(init=1)  # the next beat is its frame's first
+        segment_left = Signal(length_bits(p))
+        later_left = Signal(PAYLOAD_BITS)
+        remaining = Signal(PAYLOAD_BITS)
+        segment = Signal(PAYLOAD_BITS)  # bytes that this frame still takes
+        later = Signal(PAYLOAD_BITS)
+        length = Signal(length_bits(p))
+        length_held = Signal(length_bits(p))
+        m.d.comb += [
+            remaining.eq(Mux(opening, job.payload_length, later_left)),
+            segment.eq(segment_left),
+            later.eq(later_left),
+            length.eq(length_held),
+        ]
+        with m.If(begins):
+            m.d.comb += [
+                segment.eq(Mux(job.tso & (remaining > job.mss), job.mss, remaining)),
+                later.eq(remaining - segment),
+                length.eq(job.header_length + segment),
+            ]
+
+        # -- which beat: some of the header, or payload, or the header's end and payload --
         in_payload = Signal()
-        piece = Signal(8)
-        flush = Signal()  # the last beat filled two; the second is still to come
-        refused = Signal()
-        m.d.comb += refused.eq(job.verdict != outcome.SENT)
-        with m.If(self.jobs.valid & ~flush):
-            with m.If(refused):
-                m.d.comb += [
-                    self.header.ready.eq(job.header),
-                    void.eq(~job.header | (self.header.valid & header.last)),
-                ]
-            with m.Elif(~in_payload):
-                m.d.comb += [
-                    self.header.ready.eq(1),
-                    data.eq(header.data),
-                    count.eq(header.count),
-                    taken.eq(self.header.valid),
-                    final.eq(header.last & (job.references == 0)),
-                    error.eq(header.error),
-                ]
-                with m.If(taken & header.last & ~final):
-                    m.d.sync += in_payload.eq(1)
-            with m.Else():
-                m.d.comb += [
-                    self.payload.ready.eq(1),
-                    data.eq(payload.data),
-                    begin.eq(payload.begin),
-                    count.eq(payload.end - payload.begin),
-                    taken.eq(self.payload.valid),
-                    final.eq(payload.last & (piece == job.references - 1)),
-                    error.eq(payload.error),
-                ]
-                with m.If(taken & payload.last):
-                    m.d.sync += piece.eq(piece + 1)
-                with m.If(taken & final):
-                    m.d.sync += [piece.eq(0), in_payload.eq(0)]
+        index = Signal(range(TEMPLATE_BYTES // width))
+        last_index = Signal.like(index)
+        last_count = Signal(count_bits(width))
+        head_data = Signal(8 * width)
+        head_count = Signal(count_bits(width))
+        head_last = Signal()
+        head_valid = Signal()
+        m.d.comb += [keep.addr.eq(index), keep.data.eq(header.data), kept.addr.eq(index)]
+        with m.If(opening):
+            m.d.comb += [
+                head_data.eq(header.data),
+                head_count.eq(header.count),
+                head_last.eq(header.last),
+                head_valid.eq(self.header.valid),
+            ]
+        with m.Else():
+            m.d.comb += [
+                head_data.eq(kept.data),
+                head_last.eq(index == last_index),
+                head_count.eq(Mux(head_last, last_count, width)),
+                head_valid.eq(1),
+            ]
 
-        # -- place: where in the beat do they go --
-        fill = Signal(range(width))
-        total = Signal(range(2 * width + 1))
-        overflow = Signal()
-        bad = Signal()  # an error since the frame's start
-        m.d.comb += [total.eq(fill + count), overflow.eq(taken & final & (total > width))]
-        m.d.comb += self.jobs.ready.eq((taken & final & ~overflow) | flush | void)
-        spill = Signal(range(width))
-        m.d.sync += [flush.eq(overflow), spill.eq(total - width)]
-        with m.If(taken):
-            m.d.sync += [fill.eq(Mux(final, 0, total)), bad.eq(bad | error)]
-        with m.If(self.jobs.ready):
-            m.d.sync += bad.eq(0)
+        refused = Signal()
+        void = Signal()  # a refused job ends
+        there = Signal()  # the header bytes of this beat are there, if it has any
+        before = Signal(count_bits(width))  # bytes of header in this beat
+        space = Signal(count_bits(width))
+        pieces = Signal()  # the beat takes payload
+        count = Signal(count_bits(width))  # bytes of payload in this beat
+        go = Signal()
+        final = Signal()  # the frame's last beat
+        m.d.comb += [
+            refused.eq(job.verdict != outcome.SENT),
+            there.eq(in_payload | head_valid),
+            before.eq(Mux(in_payload, 0, head_count)),
+            space.eq(width - before),
+            pieces.eq(in_payload | head_last),
+            count.eq(Mux(pieces, Mux(segment < space, segment, space), 0)),
+            go.eq(
+                self.jobs.valid & ~refused & there & (queue.level >= count) & (~begins | self.room)
+            ),
+            self.starved.eq(self.jobs.valid & ~refused & begins & ~self.room),
+            final.eq(pieces & (segment == count)),
+            queue.take.eq(Mux(go, count, 0)),
+            keep.en.eq(go & opening & ~in_payload & job.tso),
+            void.eq(self.jobs.valid & refused & (~job.header | (self.header.valid & header.last))),
+            self.header.ready.eq(
+                Mux(self.jobs.valid & refused, job.header, go & opening & ~in_payload)
+            ),
+            self.jobs.ready.eq((go & final & (later == 0)) | void),
+        ]
+        with m.If(go):
+            m.d.sync += [
+                begins.eq(final),
+                in_payload.eq(pieces & ~final),
+                index.eq(Mux(final, 0, index + 1)),
+                segment_left.eq(segment - count),
+                later_left.eq(later),
+                length_held.eq(length),
+            ]
+            with m.If(opening & ~in_payload):
+                m.d.sync += [last_index.eq(index), last_count.eq(header.count)]
+            with m.If(final):
+                m.d.sync += opening.eq(later == 0)
 
         stage_shape = StructLayout(
             {
+                "header": 8 * width,
+                "before": count_bits(width),
                 "data": 8 * width,
-                "turn": steps,  # lanes to turn the data left by
-                "keep": count_bits(width),  # lanes that come from the beats before
-                "valid": 1,
-                "emit": 1,
+                "errors": width,
+                "turn": steps,  # lanes to turn the payload left by
                 "count": count_bits(width),
+                "emit": 1,
                 "last": 1,
                 "ends": 1,
-                "verdict": 3,
+                "failed": 1,
+                "length": length_bits(p),
+                "opening": 1,
+                "closing": 1,
                 "job": Job(p),
             }
         )
         placed = Signal(stage_shape)
         m.d.sync += [
-            placed.data.eq(data),
-            placed.turn.eq(fill - begin),
-            placed.keep.eq(Mux(flush, width, fill)),
-            placed.valid.eq(taken),
-            placed.emit.eq((taken & (final | (total >= width))) | flush),
-            placed.count.eq(Mux(flush, spill, Mux(final & ~overflow, total, width))),
-            placed.last.eq((taken & final & ~overflow) | flush),
+            placed.header.eq(head_data),
+            placed.before.eq(before),
+            placed.data.eq(queue.data),
+            placed.errors.eq(queue.errors),
+            placed.turn.eq(before - queue.head),
+            placed.count.eq(before + count),
+            placed.emit.eq(go),
+            placed.last.eq(final),
             placed.ends.eq(self.jobs.ready),
-            placed.verdict.eq(
-                Mux(refused, job.verdict, Mux(bad | (taken & error), outcome.PORT_ERROR, 0))
-            ),
+            placed.failed.eq(opening & ~in_payload & header.error),
+            placed.length.eq(length),
+            placed.opening.eq(opening),
+            placed.closing.eq(later == 0),
             placed.job.eq(job),
         ]
 
-        # -- turn: in two stages --
-        def turned(value, turn, bits):
-            for bit in bits:
-                value = Mux(turn[bit], value.rotate_left(8 << bit), value)
-            return value
-
+        # -- turn the payload to its lanes, in two stages --
         half = Signal(stage_shape)
         whole = Signal(stage_shape)
+        low, high = range(steps // 2), range(steps // 2, steps)
         m.d.sync += [
             half.eq(placed),
-            half.data.eq(turned(placed.data, placed.turn, range(steps // 2))),
+            half.data.eq(turned(placed.data, placed.turn, low)),
+            half.errors.eq(turned(placed.errors, placed.turn, low, unit=1)),
             whole.eq(half),
-            whole.data.eq(turned(half.data, half.turn, range(steps // 2, steps))),
+            whole.data.eq(turned(half.data, half.turn, high)),
+            whole.errors.eq(turned(half.errors, half.turn, high, unit=1)),
         ]
 
-        # -- merge with what was left of the beats before --
-        rest = Signal(8 * width)
-        merged = [
-            Mux(whole.keep > lane, rest.word_select(lane, 8), whole.data.word_select(lane, 8))
-            for lane in range(width)
-        ]
-        with m.If(whole.valid):
-            m.d.sync += rest.eq(Mux(whole.emit, whole.data, Cat(merged)))
+        # -- merge; lanes beyond the end are bytes that belong to others: they go no further --
         out = self.beats.payload
+        merged, errors = [], [whole.failed]
+        for k in range(width):
+            in_header, beyond = whole.before > k, whole.count <= k
+            byte = Mux(in_header, whole.header.word_select(k, 8), whole.data.word_select(k, 8))
+            merged.append(Mux(beyond, 0, byte))
+            errors.append(whole.errors[k] & ~in_header & ~beyond)
+        bad = Signal()  # an error since the descriptor's start
+        failed = Signal()
+        verdict = Signal(3)
+        m.d.comb += [
+            failed.eq(bad | (whole.emit & Cat(errors).any())),
+            verdict.eq(Mux(whole.emit & failed, outcome.PORT_ERROR, whole.job.verdict)),
+        ]
+        m.d.sync += bad.eq(failed & ~whole.ends)
+        switches = ("l3_offset", "l4_offset", "ipv4_checksum", "tcp_checksum", "udp_checksum",
+                    "tso", "mss")  # fmt: skip
+        m.d.sync += [getattr(out, name).eq(getattr(whole.job, name)) for name in switches]
         m.d.sync += [
             self.beats.valid.eq(whole.emit),
-            # Lanes beyond the end are bytes of memory that nobody asked for: they go no further.
-            out.data.eq(Cat(Mux(whole.count > k, byte, 0) for k, byte in enumerate(merged))),
+            out.data.eq(Cat(merged)),
             out.count.eq(whole.count),
             out.last.eq(whole.last),
-            out.good.eq(whole.verdict == outcome.SENT),
-            out.l3_offset.eq(whole.job.l3_offset),
-            out.l4_offset.eq(whole.job.l4_offset),
-            out.ipv4_checksum.eq(whole.job.ipv4_checksum),
-            out.tcp_checksum.eq(whole.job.tcp_checksum),
-            out.udp_checksum.eq(whole.job.udp_checksum),
+            out.good.eq(~failed),
+            out.length.eq(whole.length),
+            out.opening.eq(whole.opening),
+            out.closing.eq(whole.closing),
             self.retire.valid.eq(whole.ends),
             self.retire.payload.queue.eq(whole.job.queue),
-            self.retire.payload.verdict.eq(whole.verdict),
+            self.retire.payload.verdict.eq(verdict),
+            self.retire.payload.position.eq(whole.job.position),
             self.retire.payload.consumer.eq(whole.job.consumer),
             self.retire.payload.advance.eq(whole.job.advance),
-            self.retire.payload.beats.eq(whole.job.beats),
+            self.retire.payload.bytes.eq(whole.job.header_length + whole.job.payload_length),
         ]
         return m

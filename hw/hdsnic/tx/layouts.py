@@ -7,12 +7,22 @@ from .. import abi
 from ..interfaces import count_bits
 
 __all__ = [
-    "CELL_BITS", "BeatOfFrame", "CheckItem", "Finish", "FrameMeta", "HeaderBeat", "Job", "Piece",
-    "Retirement", "Visit", "beats_bits", "beats_max", "queue_bits", "reference_shape",
+    "CELL_BITS", "OFFSET_BITS", "PAYLOAD_BITS", "TAG_BYTES", "BeatOfFrame", "Begun", "CheckItem",
+    "Close", "Finish", "FrameMeta", "HeaderBeat", "Job", "Piece", "Retirement", "TaggedHeader",
+    "Visit", "beats_bits", "beats_max", "length_bits", "queue_bits", "reference_shape",
 ]  # fmt: skip
 
 CELL_BITS = 20
-"""Bits of a count of cells within a visit: a ring of 4 MiB (2**18 cells) and a descriptor more."""
+"""Bits of a count of cells within a visit: twice a ring of 4 MiB (2**18 cells) and more."""
+
+OFFSET_BITS = 9
+"""Bits of a byte offset in a header: 8 of the descriptor, and a tag or a checksum field more."""
+
+PAYLOAD_BITS = 24
+"""Bits of the sum of a descriptor's references: 255 of 65,535 bytes."""
+
+TAG_BYTES = 4
+"""An 802.1Q tag."""
 
 reference_shape = abi.REFERENCE.as_amaranth()
 
@@ -32,13 +42,23 @@ def beats_bits(parameters) -> int:
     return count_bits(beats_max(parameters))
 
 
+def length_bits(parameters) -> int:
+    """Bits of the length of a frame."""
+    return count_bits(parameters.frame_bytes_max)
+
+
 class Visit(data.StructLayout):
-    """A queue is served from cell `position` on; `available` cells of its ring are filled."""
+    """A queue is served from cell `position` on."""
 
     def __init__(self, parameters):
-        super().__init__(
-            {"queue": queue_bits(parameters), "position": 32, "available": unsigned(CELL_BITS)}
-        )
+        super().__init__({"queue": queue_bits(parameters), "position": 32})
+
+
+class Close(data.StructLayout):
+    """The reads of a visit ended at cell `issued`; `available` cells of its ring were filled."""
+
+    def __init__(self):
+        super().__init__({"issued": unsigned(CELL_BITS), "available": unsigned(CELL_BITS)})
 
 
 class Finish(data.StructLayout):
@@ -57,11 +77,26 @@ class HeaderBeat(data.StructLayout):
         )
 
 
+class TaggedHeader(data.StructLayout):
+    """Inline header bytes, and on each beat the VLAN tag that is to stand in them, if `vlan`."""
+
+    def __init__(self, bus_bytes):
+        super().__init__({"beat": HeaderBeat(bus_bytes), "vlan": 1, "tci": 16})
+
+
+class Begun(data.StructLayout):
+    """`bytes` of a queue's ring share were given to a descriptor."""
+
+    def __init__(self, parameters):
+        super().__init__({"queue": queue_bits(parameters), "bytes": PAYLOAD_BITS})
+
+
 class Job(data.StructLayout):
     """A descriptor whose references were checked.
 
     `verdict` is a TxOutcome; but for SENT nothing of it is gathered. `header`: beats follow in the
-    header FIFO. `consumer` is the transmit ring's consumer index behind it, published if `advance`.
+    header FIFO. Lengths and offsets count a VLAN tag. `position` is the descriptor's cell,
+    `consumer` the transmit ring's consumer index behind it, published if `advance`.
     """
 
     def __init__(self, parameters):
@@ -70,15 +105,18 @@ class Job(data.StructLayout):
                 "queue": queue_bits(parameters),
                 "verdict": 3,
                 "header": 1,
-                "references": 8,
-                "l3_offset": 8,
-                "l4_offset": 8,
+                "header_length": length_bits(parameters),
+                "payload_length": PAYLOAD_BITS,
+                "l3_offset": OFFSET_BITS,
+                "l4_offset": OFFSET_BITS,
                 "ipv4_checksum": 1,
                 "tcp_checksum": 1,
                 "udp_checksum": 1,
+                "tso": 1,
+                "mss": length_bits(parameters),
+                "position": 32,
                 "consumer": 32,
                 "advance": 1,
-                "beats": beats_bits(parameters),
             }
         )
 
@@ -86,9 +124,8 @@ class Job(data.StructLayout):
 class CheckItem(data.StructLayout):
     """A reference to be checked, or (`has_reference` = 0) a descriptor without any.
 
-    `finish` marks the last item of a descriptor; `job` and `header_length` are read there.
-    `job.verdict` other than SENT refuses the descriptor whatever the check says, and `job.beats` is
-    the room that was reserved in the frame buffer.
+    `finish` marks the last item of a descriptor; all of `job` but `queue` is read there.
+    `job.verdict` other than SENT refuses the descriptor whatever the check says.
     """
 
     def __init__(self, parameters):
@@ -97,7 +134,6 @@ class CheckItem(data.StructLayout):
                 "reference": reference_shape,
                 "has_reference": 1,
                 "finish": 1,
-                "header_length": 16,
                 "job": Job(parameters),
             }
         )
@@ -113,8 +149,10 @@ class Piece(data.StructLayout):
 class BeatOfFrame(data.StructLayout):
     """A packed beat of a frame; lanes from `count` on are zero.
 
-    `good` counts on the `last` beat: 0 drops the frame. The offsets and switches are those of the
-    frame's job, on each beat.
+    `good` counts on the `last` beat: 0 drops the frame. What follows it is the same on each beat of
+    a frame: offsets and switches of its job, and of a segment its `length` (of the frame) and
+    whether it is the `opening` or the `closing` one of its descriptor. `extra` is added to the TCP
+    sum (in the order of memory).
     """
 
     def __init__(self, parameters):
@@ -124,26 +162,36 @@ class BeatOfFrame(data.StructLayout):
                 "count": count_bits(parameters.bus_bytes),
                 "last": 1,
                 "good": 1,
-                "l3_offset": 8,
-                "l4_offset": 8,
+                "l3_offset": OFFSET_BITS,
+                "l4_offset": OFFSET_BITS,
                 "ipv4_checksum": 1,
                 "tcp_checksum": 1,
                 "udp_checksum": 1,
+                "tso": 1,
+                "mss": length_bits(parameters),
+                "opening": 1,
+                "closing": 1,
+                "length": length_bits(parameters),
+                "extra": 16,
             }
         )
 
 
 class Retirement(data.StructLayout):
-    """A descriptor is through: all of its reads were answered, or it was refused."""
+    """A descriptor is through: all of its reads were answered, or it was refused.
+
+    `bytes` are those of its header and payload.
+    """
 
     def __init__(self, parameters):
         super().__init__(
             {
                 "queue": queue_bits(parameters),
                 "verdict": 3,
+                "position": 32,
                 "consumer": 32,
                 "advance": 1,
-                "beats": beats_bits(parameters),
+                "bytes": PAYLOAD_BITS,
             }
         )
 
@@ -161,10 +209,10 @@ class FrameMeta(data.StructLayout):
                 "last_beat": beats_bits(parameters),
                 "count": count_bits(parameters.bus_bytes),
                 "l3": 1,
-                "l3_at": 9,
+                "l3_at": OFFSET_BITS,
                 "l3_checksum": 16,
                 "l4": 1,
-                "l4_at": 9,
+                "l4_at": OFFSET_BITS,
                 "l4_checksum": 16,
             }
         )

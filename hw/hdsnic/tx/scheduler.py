@@ -10,36 +10,46 @@ from amaranth.lib.wiring import In, Out
 
 from .. import abi
 from ..interfaces import Doorbell, QueueStore, ReadClient, Strobe
-from .layouts import CELL_BITS, Finish, Visit, queue_bits
+from .layouts import CELL_BITS, Close, Finish, Visit, queue_bits
 
-__all__ = ["CHUNK_CELLS", "QUOTA_CELLS", "Scheduler"]
+__all__ = ["CHUNK_CELLS", "VISIT_CELLS_MAX", "Scheduler", "quota_cells"]
 
 CHUNK_CELLS = 64
 """Cells of a read of descriptors (1 KiB). Reads end on multiples of it, so only the first beat of a
 visit can begin, and only its last beat end, in the middle."""
 
-QUOTA_CELLS = 256
-"""Cells (4 KiB, some 50 descriptors) after which a queue makes way for others that wait: long
-enough to hide the read latency of the next visit behind it."""
+VISIT_CELLS_MAX = 1 << 18
+"""Cells after which a visit is ended in any case: a ring of 4 MiB, so that no count overflows."""
+
+
+def quota_cells(parameters) -> int:
+    """Cells after which a queue makes way for others that wait: long enough to hide the latency of
+    the next visit's reads, and not more to discard where its share is used up before."""
+    return max(128, 8 * parameters.bus_bytes)
+
 
 _CELL_SHIFT = abi.CELL_BYTES.bit_length() - 1
 
 
 class Scheduler(wiring.Component):
-    """Serves the queues in turn, by visits: contiguous reads of one queue's descriptors.
+    """Serves those queues in turn that are `ready` (see Shares), by visits: contiguous reads of one
+    queue's descriptors.
 
-    A visit is announced on `visit`, goes on to the producer index that was seen at its start, and
-    is ended before that where another queue waits and the quota is used up, where `hold` is 1
-    (pause), or where the parser gives up (`abort`). Its length in cells is then put on `close`.
-    The parser makes sure by `claim` (cells from the visit's start) that the descriptor which it has
-    begun is read to its end. It tells by `finish` where the queue goes on. A queue has at most one
-    visit under way, so `visit` and `close` need room for as many entries as there are queues.
+    A visit is announced on `visit` and goes on to the producer index, which may move on meanwhile
+    (`available`, in cells from the visit's start), waiting for it as long as no other queue has
+    work. It is ended where another queue waits and the quota is used up, where `hold` is 1 (pause),
+    where the parser gives up (`abort`), or where the cells that are filled end within a beat. Its
+    length in cells, and `available`, are then put on `close`. The parser makes sure by `claim`
+    (cells from the visit's start) that the descriptor which it has begun is read to its end. It
+    tells by `finish` where the queue goes on. A queue has at most one visit under way, so `visit`
+    and `close` need room for as many entries as there are queues. `active` are the queues with a
+    visit, or perhaps work for one.
 
     A doorbell takes two cycles; one beyond the ring, or behind the one before it, is ignored. From
     a doorbell to the first read: four cycles. A visit costs four cycles and two more for each
-    further KiB. Back-pressure of `request` delays the visit, nothing else.
+    further read. Back-pressure of `request` delays the visit, nothing else.
 
-    Parameters: `queues`, `address_bits`.
+    Parameters: `queues`, `bus_bytes`, `address_bits`.
     """
 
     def __init__(self, parameters):
@@ -55,9 +65,12 @@ class Scheduler(wiring.Component):
                 "stop": In(Strobe(queue)).array(2),
                 "request": ReadClient(p).members["request"],
                 "visit": Out(stream.Signature(Visit(p))),
-                "close": Out(stream.Signature(unsigned(CELL_BITS))),
+                "available": Out(CELL_BITS),
+                "close": Out(stream.Signature(Close())),
                 "claim": In(Strobe(unsigned(CELL_BITS))),
                 "abort": In(1),
+                "ready": In(p.queues),
+                "active": Out(p.queues),
                 "finish": In(Strobe(Finish(p))),
                 "stopped": Out(p.queues),
                 "quiet": Out(1),
@@ -111,9 +124,13 @@ class Scheduler(wiring.Component):
         eligible = Signal(p.queues)
         choice = Signal(queue_bits(p))
         waiting = Signal(p.queues)
+        wanting = Signal(p.queues)
+        working = enabled & ~self.stopped
         m.d.comb += [
-            eligible.eq(pending & ~busy & enabled & ~self.stopped),
-            waiting.eq(eligible | (unserved & enabled & ~self.stopped)),
+            wanting.eq(pending & ~busy & working),
+            eligible.eq(wanting & self.ready),
+            waiting.eq((wanting | (unserved & working)) & self.ready),
+            self.active.eq((pending | busy) & working),
         ]
         with m.Switch(last):
             for k in range(p.queues):
@@ -126,8 +143,11 @@ class Scheduler(wiring.Component):
         ring_read = rings.read_port()
         producer_read = producers.read_port(transparent_for=(producer_write,))
         place_read = places.read_port(transparent_for=(place_write,))
-        m.d.comb += [port.addr.eq(choice) for port in (ring_read, producer_read, place_read)]
+        picking = Signal()
+        m.d.comb += [port.addr.eq(choice) for port in (ring_read, place_read)]
+        m.d.comb += producer_read.addr.eq(Mux(picking, choice, queue))
 
+        start = Signal(32)
         position = Signal(32)
         base = Signal(p.address_bits)
         log2_bytes = Signal(5)
@@ -138,16 +158,26 @@ class Scheduler(wiring.Component):
         claimed = Signal(CELL_BITS)
         rest = Signal(CELL_BITS)
         to_boundary = Signal(range(CHUNK_CELLS + 1))
+        beat_cells = max(p.bus_bytes // abi.CELL_BYTES, 1)
+        tail = Signal(range(beat_cells))  # filled cells of a beat that is not filled yet
+        whole = Signal(CELL_BITS)  # cells before those
+        within = Signal()  # the reads ended within a beat
         chunk = Signal(range(CHUNK_CELLS + 1))
         request = self.request.payload
         m.d.comb += [
             rest.eq(available - issued),
             to_boundary.eq(CHUNK_CELLS - (position % CHUNK_CELLS)),
-            chunk.eq(Mux(rest < to_boundary, rest, to_boundary)),
+            tail.eq(position + rest),
+            # The end of what is filled is read for itself, since a visit may go on only from there.
+            whole.eq(Mux(rest > tail, rest - tail, rest)),
+            chunk.eq(Mux(whole < to_boundary, whole, to_boundary)),
+            within.eq((position & (beat_cells - 1)) != 0),
             request.address.eq(base + ((position << _CELL_SHIFT) & offset_mask)),
             request.length.eq(chunk << _CELL_SHIFT),
             request.wrap_log2.eq(log2_bytes),
-            self.close.payload.eq(issued),
+            self.available.eq(available),
+            self.close.payload.issued.eq(issued),
+            self.close.payload.available.eq(available),
         ]
         with m.If(self.claim.valid):
             m.d.sync += claimed.eq(self.claim.payload)
@@ -160,12 +190,17 @@ class Scheduler(wiring.Component):
             distance.eq(producer - place_read.data.position),
             visit.queue.eq(queue),
             visit.position.eq(place_read.data.position),
-            visit.available.eq(distance),
         ]
 
+        def look_again():
+            """The visit goes on to the newest producer index, if it may."""
+            with m.If(~within & (issued < VISIT_CELLS_MAX)):
+                m.d.sync += available.eq(producer - start)
+
+        least = quota_cells(p)
         with m.FSM():
             with m.State("PICK"):
-                m.d.comb += self.quiet.eq(1)
+                m.d.comb += [self.quiet.eq(1), picking.eq(1)]
                 with m.If(eligible.any() & ~self.hold):
                     m.d.comb += self.quiet.eq(0)
                     m.d.sync += [
@@ -178,6 +213,7 @@ class Scheduler(wiring.Component):
                     m.next = "OPEN"
             with m.State("OPEN"):
                 m.d.sync += [
+                    start.eq(place_read.data.position),
                     position.eq(place_read.data.position),
                     base.eq(ring_read.data.base),
                     log2_bytes.eq(ring_read.data.log2_bytes),
@@ -185,9 +221,7 @@ class Scheduler(wiring.Component):
                     available.eq(distance),
                     issued.eq(0),
                     claimed.eq(0),
-                    quota.eq(
-                        Mux(place_read.data.need > QUOTA_CELLS, place_read.data.need, QUOTA_CELLS)
-                    ),
+                    quota.eq(Mux(place_read.data.need > least, place_read.data.need, least)),
                 ]
                 with m.If(distance == 0):
                     m.d.sync += busy.bit_select(queue, 1).eq(0)
@@ -201,14 +235,19 @@ class Scheduler(wiring.Component):
                     m.d.sync += [issued.eq(issued + chunk), position.eq(position + chunk)]
                     m.next = "DECIDE"
             with m.State("DECIDE"):
+                look_again()
                 leave = Signal()
-                m.d.comb += leave.eq(self.hold | self.abort | (waiting.any() & (issued >= quota)))
+                ended = Signal()  # no cell is left, and none may come
+                m.d.comb += [
+                    leave.eq(self.hold | self.abort | (waiting.any() & (issued >= quota))),
+                    ended.eq((rest == 0) & (within | wanting.any() | (issued >= VISIT_CELLS_MAX))),
+                ]
                 # A claim in this very cycle goes first: the parser has not seen a close.
-                with m.If((rest == 0) | (leave & ~self.claim.valid & (issued >= claimed))):
+                with m.If(ended | (leave & ~self.claim.valid & (issued >= claimed))):
                     m.d.comb += self.close.valid.eq(1)
                     m.d.sync += unserved.bit_select(queue, 1).eq(rest != 0)
                     m.next = "PICK"
-                with m.Else():
+                with m.Elif(rest != 0):
                     m.next = "READ"
 
         with m.If(self.finish.valid):

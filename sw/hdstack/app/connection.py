@@ -8,6 +8,7 @@ from contextlib import suppress
 from ..errors import HdstackError
 from ..tcp.events import CloseReason, RequestKind
 from .buffers import SendBuffer, View
+from .socket_options import SocketOptions
 from .streams import StreamReader, StreamWriter
 
 __all__ = ["Connection", "NoResources", "failure", "ipv4"]
@@ -34,6 +35,7 @@ def failure(reason: int, what: str) -> Exception:
         CloseReason.NO_RESOURCES: ("failed: the stack has no room for it", NoResources),
         CloseReason.INVALID_REQUEST: ("failed: the stack refused the request", ConnectionError),
         CloseReason.STACK_GONE: ("is lost: the stack or the device ended", ConnectionResetError),
+        CloseReason.UNSUPPORTED: ("failed: the stack does not have this", OSError),
         CloseReason.UNREACHABLE: ("failed: no neighbour answers on the way", ConnectionError),
     }.get(reason, (f"ended with the unknown reason {reason}", ConnectionError))
     return kind(f"{what} {text}")
@@ -57,6 +59,7 @@ class Connection:
         self.end_wanted = self.ended = False
         self._changed: set[asyncio.Future] = set()
         self._linger = None
+        self.options = SocketOptions(self)
         self.reader, self.writer = StreamReader(self), StreamWriter(self)
 
     def __str__(self):

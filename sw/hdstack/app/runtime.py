@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from .. import atomic, memory
 from ..errors import ServiceError
-from ..tcp.events import CloseReason, EventKind, RequestKind
+from ..tcp.events import CloseReason, EventKind, OpenFlag, RequestKind
 from .buffers import SendBuffer
 from .channel import Channel
 from .connection import Connection, failure, ipv4
@@ -118,17 +118,20 @@ class Runtime:
         self.ask(kind, socket=number, **fields)
         return await future
 
-    async def start_server(self, handler, port: int) -> Server:
+    async def start_server(self, handler, port: int, *, backlog: int = 0) -> Server:
         """Listen on `port` (1 to 65535); `handler(reader, writer)` serves each connection.
 
+        `backlog`: connections that may be half open at a time, 0 for the most.
         A coroutine function runs as a task. Returns when the card steers the port here. Raises
         OSError (EADDRINUSE) where the port is taken.
         """
         if not 0 < port < 65536:
             raise ValueError(f"port is {port}; 1 to 65535 are allowed")
+        if not 0 <= backlog < 1 << 16:
+            raise ValueError(f"backlog is {backlog}; 0 (the most) to 65535 are allowed")
         server = Server(self, port, handler)
         return await self._request(RequestKind.LISTEN, f"listening on port {port}", server,
-                                   port=port)  # fmt: skip
+                                   port=port, offset=OpenFlag.NODELAY, length=backlog)  # fmt: skip
 
     async def open_connection(self, host: str, port: int, timeout: float = 30.0):
         """Connect to `host` (IPv4) and `port`; returns (reader, writer).
@@ -139,7 +142,8 @@ class Runtime:
         if not 0 < port < 65536:
             raise ValueError(f"port is {port}; 1 to 65535 are allowed")
         what = f"connection to {host}:{port}"
-        request = self._request(RequestKind.CONNECT, what, (host, port), address=address, port=port)
+        request = self._request(RequestKind.CONNECT, what, (host, port), address=address,
+                                port=port, offset=OpenFlag.NODELAY)  # fmt: skip
         try:
             connection = await asyncio.wait_for(request, timeout)
         except TimeoutError:

@@ -144,6 +144,7 @@ def finish(s, index, reason, reset):
         return
     if c["state"] == states.SYN_RECEIVED and c["listener"] >= 0:
         s["queues"][c["queue"]]["half_open"] -= 1
+        s["listeners"][c["listener"]]["half_open"] -= 1
     if c["mac_known"] == 0 and c["state"] == states.SYN_SENT:
         s["control"]["waiting_neighbour"] -= 1
     unhash(s, index)
@@ -159,6 +160,7 @@ def finish(s, index, reason, reset):
     c["retransmit_at"] = NEVER
     c["ack_at"] = NEVER
     c["state_at"] = NEVER
+    c["keep_at"] = NEVER
     update_deadline(s, index)
     return_pieces(s, index)
     forget(s, c)
@@ -173,6 +175,7 @@ def enter_time_wait(s, index, now):
     c["state"] = states.TIME_WAIT
     c["retransmit_at"] = NEVER
     c["ack_at"] = NEVER
+    c["keep_at"] = NEVER
     c["state_at"] = now + TIME_WAIT
     update_deadline(s, index)
     return_pieces(s, index)

@@ -93,3 +93,11 @@ def on_idle(c):
     """Nothing was sent for longer than the time-out (RFC 5681 section 4.1)."""
     c["cwnd"] = min(c["cwnd"], initial_window(c["mss"]))
     c["epoch"] = 0  # the pause is no time in which the cubic grew (RFC 9438 section 5.8)
+
+
+@part
+def choose(c, algorithm):
+    """Another algorithm from now on; the window and the threshold stay."""
+    c["algorithm"] = algorithm
+    c["acked_bytes"] = 0
+    cubic.begin(c)

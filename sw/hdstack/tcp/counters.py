@@ -50,6 +50,15 @@ TABLE = (
     ("duplicates_reported", "D-SACK: peers got bytes twice", "reordering, if many"),
     ("old_timestamp", "segments dropped by PAWS (RFC 7323)", "old duplicates, or an attack"),
     ("no_timestamp", "segments dropped for want of the agreed time stamp", "a middlebox at fault"),
+    ("keepalive_probes", "idle peers asked whether they live", "none"),
+    ("closed_data", "data for a connection that its application closed: reset", "none"),
+    ("cookies_sent", "SYN answered by a cookie (RFC 4987): too many are half open", "a SYN flood"),
+    ("cookies_taken", "connections opened by a cookie", "none"),
+    (
+        "cookies_wrong",
+        "ACK without connection or cookie while cookies are sent",
+        "an attack, if many",
+    ),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
 )
@@ -64,7 +73,9 @@ COUNTERS = len(TABLE)
     SYN_DROPPED, NOT_READY, BAD_SEGMENT, TIMED_OUT, BAD_REQUEST, STALE_REQUEST,
     ZERO_WINDOW_PROBES, LOST_BUFFERS, NOT_IP, NOT_OURS, FRAGMENTS, BAD_IP, OTHER_PROTOCOL,
     ARP_IN, ARP_OUT, BAD_ARP, ECHO_REPLIES, BAD_ICMP, ICMP_WITHHELD, DUPLICATES_REPORTED,
-    OLD_TIMESTAMP, NO_TIMESTAMP, CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
+    OLD_TIMESTAMP, NO_TIMESTAMP, KEEPALIVE_PROBES, CLOSED_DATA,
+    COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
+    CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
 ) = range(COUNTERS)  # fmt: skip
 
 assert all(globals()[name.upper()] == at for at, name in enumerate(NAMES))

@@ -4,10 +4,10 @@ A row holds all that `hdstack.net.output` writes, so it outlives its connection.
 """
 
 from ..compile import part
-from . import counters, states
+from . import acks, counters, states
 from .reassembly import block_of
 from .rows import count, low32, segment_room, set_pending
-from .sequence import refill, time_stamp
+from .sequence import keyed_hash, refill, time_stamp
 from .tables import NEVER, NONE, SACK_BLOCKS, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
 from .timers import update_deadline
 from .window import WINDOW_SHIFT, offered_edge, set_edge
@@ -19,8 +19,13 @@ PSH = 0x08
 ACK = 0x10
 
 RESETS_PER_SECOND = 200
-CHALLENGES_PER_SECOND = 200
-"""RFC 5961 section 7: RST and challenge ACKs to strangers are limited."""
+"""To strangers, who may be forged."""
+CHALLENGES_PER_SECOND = 1000
+"""Of all connections: half of it at least, and a random part of it more, so that the count tells
+nothing about what others sent (RFC 5961 section 7 as it is attacked off the path)."""
+CHALLENGES_BURST = 10
+CHALLENGES_RATE = 2
+"""Of one connection: ten in five seconds (RFC 5961 section 7)."""
 
 
 @part
@@ -125,7 +130,7 @@ def begin_segment(s, index, seq, flags):
     if flags & ACK:
         row["ack"] = low32(c["rcv_nxt"])
         c["last_ack"] = c["rcv_nxt"]
-        c["unacked"] = 0
+        acks.on_ack_sent(c)
         if c["ack_at"] != NEVER:
             c["ack_at"] = NEVER
             update_deadline(s, index)
@@ -152,7 +157,7 @@ def emit_ack(s, index):
     if segment_room(s, c["queue"]) > 0:
         begin_segment(s, index, newest_acceptable(c), ACK)
     else:
-        c["unacked"] = 2
+        acks.urgent(c)
         set_pending(s, index)
 
 
@@ -166,23 +171,14 @@ def emit_reset(s, index):
 
 
 @part
-def take_token(s, challenge, now):
-    """Whether another RST (or challenge ACK) may be sent at `now`."""
+def take_reset(s, now):
+    """Whether another RST to a stranger may be sent at `now`."""
     control = s["control"]
-    if challenge:
-        tokens = refill(
-            control["challenge_tokens"], control["challenge_filled"], now,
-            CHALLENGES_PER_SECOND, CHALLENGES_PER_SECOND,
-        )  # fmt: skip
-        control["challenge_filled"] = now
-        control["challenge_tokens"] = tokens - SECOND if tokens >= SECOND else tokens
-    else:
-        tokens = refill(
-            control["reset_tokens"], control["reset_filled"], now,
-            RESETS_PER_SECOND, RESETS_PER_SECOND,
-        )  # fmt: skip
-        control["reset_filled"] = now
-        control["reset_tokens"] = tokens - SECOND if tokens >= SECOND else tokens
+    tokens = refill(
+        control["reset_tokens"], control["reset_filled"], now, RESETS_PER_SECOND, RESETS_PER_SECOND
+    )
+    control["reset_filled"] = now
+    control["reset_tokens"] = tokens - SECOND if tokens >= SECOND else tokens
     if tokens < SECOND:
         count(s, counters.RESETS_WITHHELD)
         return False
@@ -190,11 +186,47 @@ def take_token(s, challenge, now):
 
 
 @part
+def take_challenge(s, c, now):
+    """Whether the connection may send another challenge ACK at `now`."""
+    control = s["control"]
+    second = now // SECOND
+    if second != control["challenge_second"]:
+        control["challenge_second"] = second
+        more = keyed_hash(s, low32(second), control["secret"][2], control["secret"][3])
+        control["challenge_left"] = CHALLENGES_PER_SECOND // 2 + more % CHALLENGES_PER_SECOND
+    tokens = refill(
+        c["challenge_tokens"], c["challenge_filled"], now, CHALLENGES_RATE, CHALLENGES_BURST
+    )
+    c["challenge_filled"] = now
+    c["challenge_tokens"] = tokens
+    if tokens < SECOND or control["challenge_left"] <= 0:
+        count(s, counters.RESETS_WITHHELD)
+        return False
+    c["challenge_tokens"] = tokens - SECOND
+    control["challenge_left"] -= 1
+    return True
+
+
+@part
 def challenge(s, index, now):
     """RFC 5961: answer a doubtful segment by an ACK, at a limited rate."""
-    if take_token(s, True, now):
+    if take_challenge(s, s["connections"][index], now):
         count(s, counters.CHALLENGE_ACKS)
         emit_ack(s, index)
+
+
+@part
+def answer_segment(s, queue):
+    """A segment back to where the parsed one came from, for no connection."""
+    p = s["parsed"]
+    row = take_segment(s, queue)
+    row["connection"] = NONE
+    row["mac"] = p["mac"]
+    row["remote_address"] = p["remote_address"]
+    row["local_port"] = p["local_port"]
+    row["remote_port"] = p["remote_port"]
+    row["window"] = 0
+    return row
 
 
 @part
@@ -203,15 +235,9 @@ def reset_stranger(s, now):
     p = s["parsed"]
     if p["flags"] & RST:
         return
-    if segment_room(s, p["queue"]) <= 0 or not take_token(s, False, now):
+    if segment_room(s, p["queue"]) <= 0 or not take_reset(s, now):
         return
-    row = take_segment(s, p["queue"])
-    row["connection"] = NONE
-    row["mac"] = p["mac"]
-    row["remote_address"] = p["remote_address"]
-    row["local_port"] = p["local_port"]
-    row["remote_port"] = p["remote_port"]
-    row["window"] = 0
+    row = answer_segment(s, p["queue"])
     if p["flags"] & ACK:
         row["seq"] = p["ack"]
         row["ack"] = 0

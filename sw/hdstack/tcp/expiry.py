@@ -2,14 +2,14 @@
 
 from ..compile import part
 from ..net.neighbour import resolve
-from . import counters, recovery, states
+from . import acks, counters, recovery, states
 from .close import NORMAL, finish
 from .data import probe
-from .emit import emit_ack
+from .emit import ACK, begin_segment, emit_ack
 from .events import CloseReason
 from .open import next_hop
 from .output import output
-from .rows import count
+from .rows import count, segment_room
 from .tables import NEVER, NONE, SECOND
 from .timers import (
     GIVE_UP,
@@ -30,6 +30,14 @@ NEIGHBOUR_TRIES = 3
 def give_up(s, index, reason, reset):
     count(s, counters.TIMED_OUT)
     finish(s, index, reason, reset)
+
+
+@part
+def is_hopeless(c, since, now):
+    """Whether no progress since `since` ends the connection (RFC 1122 R2, RFC 5482)."""
+    if c["user_timeout"] > 0:
+        return now - since >= c["user_timeout"]
+    return now - since >= GIVE_UP and c["retries"] >= GIVE_UP_RETRIES
 
 
 @part
@@ -64,7 +72,7 @@ def expire_retransmit(s, index, now):
     """RFC 6298 section 5.4 to 5.7, and the persist timer (RFC 9293 section 3.8.6.1)."""
     c = s["connections"][index]
     if c["persist"]:
-        if now - c["heard_at"] >= GIVE_UP and c["retries"] >= GIVE_UP_RETRIES:
+        if is_hopeless(c, c["heard_at"], now):
             give_up(s, index, TIMED_OUT, 1)
             return
         c["retries"] += 1
@@ -75,7 +83,7 @@ def expire_retransmit(s, index, now):
     if c["snd_una"] == c["snd_max"]:
         stop_retransmit(s, index)
         return
-    if now - c["progress_at"] >= GIVE_UP and c["retries"] >= GIVE_UP_RETRIES:
+    if is_hopeless(c, c["progress_at"], now):
         give_up(s, index, TIMED_OUT, 1)
         return
     count(s, counters.TIMEOUTS)
@@ -88,15 +96,58 @@ def expire_retransmit(s, index, now):
 
 
 @part
+def expire_keepalive(s, index, now):
+    """RFC 9293 section 3.8.4: a probe below the window, which a living peer acknowledges."""
+    c = s["connections"][index]
+    c["keep_at"] = NEVER
+    if c["keep_on"] == 0 or c["state"] < states.ESTABLISHED or c["state"] >= states.TIME_WAIT:
+        update_deadline(s, index)
+        return
+    if c["heard_at"] >= c["keep_sent"]:
+        c["keep_tries"] = 0
+    idle = c["keep_idle"] * SECOND
+    if c["snd_una"] < c["snd_max"] or c["persist"]:
+        c["keep_at"] = now + idle  # retransmissions and probes of the window find it out
+    elif c["keep_tries"] == 0 and now - c["heard_at"] < idle:
+        c["keep_at"] = c["heard_at"] + idle
+    elif c["keep_tries"] >= c["keep_count"]:
+        give_up(s, index, TIMED_OUT, 1)
+        return
+    else:
+        c["keep_tries"] += 1
+        c["keep_sent"] = now
+        c["keep_at"] = now + c["keep_every"] * SECOND
+        count(s, counters.KEEPALIVE_PROBES)
+        if segment_room(s, c["queue"]) > 0:
+            begin_segment(s, index, c["snd_una"] - 1, ACK)
+    update_deadline(s, index)
+
+
+@part
+def expire_state(s, index):
+    """TIME-WAIT, or the wait for the peer's FIN, is over; or the time to linger."""
+    c = s["connections"][index]
+    if c["state"] == states.TIME_WAIT or c["state"] == states.FIN_WAIT_2:
+        finish(s, index, NORMAL, 0)
+    else:
+        give_up(s, index, TIMED_OUT, 1)
+
+
+@part
 def expire(s, index, now):
     """Handle each deadline of the connection that has passed."""
     c = s["connections"][index]
     if c["state_at"] <= now:
-        finish(s, index, NORMAL, 0)
+        expire_state(s, index)
         return
+    if c["keep_at"] <= now:
+        expire_keepalive(s, index, now)
+        if c["state"] == states.DEAD or c["state"] == states.FREE:
+            return
     if c["ack_at"] <= now:
         c["ack_at"] = NEVER
         update_deadline(s, index)
+        acks.on_delayed(c)
         emit_ack(s, index)
     if c["retransmit_at"] <= now:
         if c["state"] < states.ESTABLISHED:

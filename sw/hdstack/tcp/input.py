@@ -7,19 +7,19 @@ piece kept out of order.
 """
 
 from ..compile import part
-from . import counters, recovery, scoreboard, states
+from . import acks, counters, recovery, scoreboard, states
 from .close import NORMAL, enter_time_wait, finish, release
 from .data import retransmit_first
 from .emit import ACK, FIN, RST, SYN, challenge, emit_ack, reset_stranger
 from .events import CloseReason, EventKind
-from .open import establish, learn_options, passive_open
+from .listen import find_or_open
+from .open import establish, learn_options
 from .output import output
 from .reassembly import cut_after, deliver, keep, note_twice
 from .rows import (
     connection_event,
     count,
     event_room,
-    find_connection,
     has_room,
     return_buffer,
     set_pending,
@@ -27,7 +27,7 @@ from .rows import (
 from .sequence import later, unwrap
 from .tables import EVENTS_RESERVE, NEVER, NONE, SECOND
 from .timers import (
-    DELAYED_ACK,
+    FIN_WAIT_2,
     TIME_WAIT,
     arm_retransmit,
     measure,
@@ -239,6 +239,9 @@ def on_ack(s, index, seq, ack, now):
     if fin_acked:
         if c["state"] == states.FIN_WAIT_1:
             c["state"] = states.FIN_WAIT_2
+            if c["closing"]:
+                c["state_at"] = now + FIN_WAIT_2
+                update_deadline(s, index)
         elif c["state"] == states.CLOSING:
             enter_time_wait(s, index, now)
         elif c["state"] == states.LAST_ACK:
@@ -274,7 +277,7 @@ def finish_stream(s, index, now):
     c["fin_told"] = 1
     c["rcv_adv"] = c["rcv_nxt"]  # nothing more is promised, since nothing more comes
     set_edge(s, c, c["rcv_adv"])
-    c["unacked"] = 2
+    acks.urgent(c)
     if c["attached"]:
         connection_event(s, c, index, FINISHED, 0, 0, 0, 0)
     if c["state"] == states.ESTABLISHED:
@@ -306,6 +309,12 @@ def on_payload(s, index, seq, now):
         return_payload(s)
         if p["length"] > 0 or p["flags"] & FIN:
             emit_ack(s, index)
+        return
+    if c["closing"] and length > 0:
+        # RFC 9293 section 3.6.1: nobody reads it any more, so the peer is told that it is lost
+        count(s, counters.CLOSED_DATA)
+        return_payload(s)
+        finish(s, index, RESET, 1)
         return
     expected = c["rcv_nxt"]
     had_pieces = c["pieces"]
@@ -339,13 +348,10 @@ def on_payload(s, index, seq, now):
     in_order = c["rcv_nxt"] > expected
     if p["length"] > 0 or p["flags"] & FIN:
         twice = c["dsack_end"] > c["dsack_start"]
+        if in_order:
+            acks.on_data(s, index, p["length"], now)
         if not in_order or had_pieces or c["pieces"] or twice:
-            c["unacked"] = 2  # RFC 5681 section 4.2: at once for a hole, a duplicate, a filled hole
-        else:
-            c["unacked"] += 1
-            if c["ack_at"] == NEVER:
-                c["ack_at"] = now + DELAYED_ACK
-                update_deadline(s, index)
+            acks.urgent(c)  # RFC 5681 section 4.2: a hole, a duplicate, a filled hole
     finish_stream(s, index, now)
 
 
@@ -360,7 +366,7 @@ def resume(s, index, now):
     deliver(s, index)
     if c["rcv_nxt"] > expected:
         set_edge(s, c, c["rcv_adv"])
-        c["unacked"] = 2
+        acks.urgent(c)
     finish_stream(s, index, now)
     release(s, index)
     if c["state"] == states.LAST_ACK and c["snd_una"] > c["snd_end"]:
@@ -402,11 +408,11 @@ def on_segment(s, now):
         return_payload(s)
         on_reset(s, index, seq, now)
         return
-    if c["ts_ok"] and p["ts"] == 0:
+    if c["ts_ok"] and p["ts"] == 0 and flags & SYN == 0:
         count(s, counters.NO_TIMESTAMP)
         return_payload(s)
         return
-    if is_old(s, c, now):
+    if p["ts"] and is_old(s, c, now):
         count(s, counters.OLD_TIMESTAMP)
         refuse(s, index, seq, now)
         return
@@ -421,7 +427,7 @@ def on_segment(s, now):
     if not acceptable(c, seq, span):
         refuse(s, index, seq, now)
         return
-    if c["ts_ok"] and seq <= c["last_ack"]:
+    if c["ts_ok"] and p["ts"] and seq <= c["last_ack"]:
         set_recent_stamp(s, c, now)
     if flags & SYN or flags & ACK == 0:
         return_payload(s)
@@ -444,7 +450,8 @@ def on_segment(s, now):
         return_payload(s)
         return
     on_payload(s, index, seq, now)
-    resume(s, index, now)
+    if c["state"] != states.DEAD and c["state"] != states.FREE:
+        resume(s, index, now)
 
 
 @part
@@ -472,28 +479,3 @@ def refuse(s, index, seq, now):
         emit_ack(s, index)
     else:
         challenge(s, index, now)
-
-
-@part
-def find_or_open(s, now):
-    """Row of the parsed segment's connection, or -1 after a SYN or a stranger was answered."""
-    p = s["parsed"]
-    index = find_connection(s, p["remote_address"], p["remote_port"], p["local_port"])
-    begins = p["flags"] & (SYN | ACK | RST) == SYN
-    floor = -1
-    if index >= 0:
-        c = s["connections"][index]
-        if not (
-            begins
-            and c["state"] == states.TIME_WAIT
-            and unwrap(p["seq"], c["rcv_nxt"]) > c["rcv_nxt"]
-        ):
-            return index
-        # RFC 1122 section 4.2.2.13: a new SYN may end TIME-WAIT, with numbers above the old
-        floor = c["snd_max"] + 128000
-        finish(s, index, NORMAL, 0)
-    if begins:
-        passive_open(s, floor, now)
-    else:
-        reset_stranger(s, now)
-    return -1

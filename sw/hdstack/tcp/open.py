@@ -3,29 +3,37 @@
 import numpy as np
 
 from ..compile import part
-from . import congestion, counters, states
+from . import acks, congestion, counters, states
 from .close import finish
-from .emit import reset_stranger
-from .events import CloseReason, EventKind
-from .output import output
+from .events import CloseReason, EventKind, OpenFlag
 from .rows import (
     connection_event,
     count,
     find_connection,
     first_row,
-    has_room,
     low32,
     set_pending,
     take_connection,
 )
 from .sequence import initial_sequence, keyed_hash, stamp_offset
 from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, MILLISECOND, NONE
-from .timers import RTO_AFTER_LOST_SYN, measure, start_timing, stop_retransmit
+from .timers import (
+    KEEPALIVE_COUNT,
+    KEEPALIVE_IDLE,
+    KEEPALIVE_INTERVAL,
+    RTO_AFTER_LOST_SYN,
+    arm_keepalive,
+    measure,
+    start_timing,
+    stop_retransmit,
+)
 from .window import WINDOW_SHIFT
 
 ACCEPTED = int(EventKind.ACCEPTED)
 CONNECTED = int(EventKind.CONNECTED)
 NORMAL = int(CloseReason.NORMAL)
+NODELAY = int(OpenFlag.NODELAY)
+KEEPALIVE = int(OpenFlag.KEEPALIVE)
 
 MSS_DEFAULT = 536
 """Of a peer that names none (RFC 9293 section 3.7.1)."""
@@ -91,6 +99,10 @@ def new_connection(s, queue, remote_address, remote_port, local_port, floor, now
     c["rcv_nxt"] = 0
     c["rcv_adv"] = 0
     c["mss"] = s["control"]["mss"]
+    c["keep_idle"] = KEEPALIVE_IDLE
+    c["keep_every"] = KEEPALIVE_INTERVAL
+    c["keep_count"] = KEEPALIVE_COUNT
+    c["keep_sent"] = now
     c["algorithm"] = s["control"]["congestion"]
     c["ts_offset"] = stamp_offset(s, remote_address, (remote_port << 16) | local_port)
     c["ts_recent"] = 0
@@ -104,6 +116,13 @@ def new_connection(s, queue, remote_address, remote_port, local_port, floor, now
     start_timing(c)
     congestion.begin(c, False)
     return index
+
+
+@part
+def set_flags(c, flags):
+    """What the application wants its connections to begin with."""
+    c["nodelay"] = 1 if flags & NODELAY else 0
+    c["keep_on"] = 1 if flags & KEEPALIVE else 0
 
 
 @part
@@ -131,46 +150,12 @@ def learn_options(s, c, now):
 
 
 @part
-def passive_open(s, floor, now):
-    """A SYN for no connection: to its listener, or RST."""
-    p = s["parsed"]
-    at = find_listener(s, p["local_port"])
-    if at < 0 or s["listeners"][at]["state"] != states.LISTENER_LISTENING:
-        count(s, counters.NO_LISTENER)
-        reset_stranger(s, now)
-        return
-    listener = s["listeners"][at]
-    queue = listener["queue"]
-    q = s["queues"][queue]
-    if not has_room(s, queue) or q["half_open"] >= HALF_OPEN_MAX:
-        count(s, counters.SYN_DROPPED)
-        return
-    index = new_connection(
-        s, queue, p["remote_address"], p["remote_port"], p["local_port"], floor, now
-    )
-    if index < 0:
-        count(s, counters.SYN_DROPPED)
-        return
-    c = s["connections"][index]
-    c["listener"] = at
-    c["socket"] = listener["socket"]
-    listener["connections"] += 1
-    q["half_open"] += 1
-    learn_options(s, c, now)
-    c["mac_known"] = 1
-    c["irs"] = p["seq"]
-    c["rcv_nxt"] = p["seq"] + 1
-    c["rcv_adv"] = c["rcv_nxt"]
-    c["state"] = states.SYN_RECEIVED
-    output(s, index, now)
-
-
-@part
 def establish(s, index, now):
     """The peer acknowledged our SYN."""
     c = s["connections"][index]
     if c["listener"] >= 0 and c["state"] == states.SYN_RECEIVED:
         s["queues"][c["queue"]]["half_open"] -= 1
+        s["listeners"][c["listener"]]["half_open"] -= 1
     c["state"] = states.ESTABLISHED
     lost_syn = c["retries"] > 0
     if c["timing_seq"] >= 0:
@@ -181,10 +166,13 @@ def establish(s, index, now):
     c["backoff"] = 0
     c["retries"] = 0
     congestion.begin(c, lost_syn)
+    acks.begin(s, c)
     c["progress_at"] = now
     c["heard_at"] = now
     c["snd_nxt"] = c["snd_max"]
     stop_retransmit(s, index)
+    if c["keep_on"]:
+        arm_keepalive(s, index, now)
     c["announced"] = 1
     count(s, counters.CONNECTIONS_OPENED)
     if c["listener"] >= 0:

@@ -1,11 +1,11 @@
 """What a connection sends: SYN, data within both windows, FIN, retransmissions.
 
-Nagle's algorithm is off: applications here say what they want sent, and partial segments wait only
-for the peer's window.
+A partial segment waits for what Nagle's algorithm and silly window avoidance say; TCP_NODELAY
+leaves only the latter.
 """
 
 from ..compile import part
-from . import congestion, counters, recovery, states
+from . import acks, congestion, counters, recovery, states
 from .close import finish
 from .data import emit_data, payload_max
 from .emit import ACK, FIN, SYN, begin_segment, emit_ack
@@ -87,6 +87,19 @@ def send_window(s, c):
 
 
 @part
+def waits_for_more(c, seq, length, most, fin):
+    """Nagle's algorithm (RFC 9293 section 3.7.4) in Minshall's form, as Linux has it: a small new
+    segment waits while another small one is not acknowledged. Not with TCP_NODELAY, nor for FIN."""
+    return (
+        c["nodelay"] == 0
+        and fin == 0
+        and length < most
+        and seq >= c["snd_max"]
+        and c["snd_sml"] > c["snd_una"]
+    )
+
+
+@part
 def send_next(s, index, edge, now):
     """One segment from snd_nxt on, up to `edge`; True if one was sent, and another may follow."""
     c = s["connections"][index]
@@ -101,6 +114,8 @@ def send_next(s, index, edge, now):
     fin = 1 if c["fin"] and left >= 0 and length == left else 0
     # silly window avoidance (RFC 9293 section 3.8.6.2.1)
     whole = length in (most, left) or 2 * length >= c["max_wnd"]
+    if waits_for_more(c, seq, length, most, fin):
+        return False
     if (length > 0 and (whole or seq < c["snd_max"])) or fin:
         if segment_room(s, c["queue"]) <= SEGMENTS_RESERVE:
             set_pending(s, index)
@@ -116,6 +131,10 @@ def send_next(s, index, edge, now):
                 fin = 0
         else:
             begin_segment(s, index, seq, flags)
+        if taken > 0:
+            acks.on_data_sent(c, now)
+            if taken < most:
+                c["snd_sml"] = seq + taken
         sent(s, index, seq, taken, fin, now)
         return True
     if left > 0 and seq == c["snd_una"] and c["retransmit_at"] == NEVER:

@@ -12,12 +12,29 @@ from ..net.neighbour import resolve
 from . import counters, states
 from .close import finish
 from .data import region_serves
-from .events import CloseReason, EventKind, RequestKind
-from .open import choose_port, find_listener, new_connection, next_hop
+from .events import NO_LINGER, CloseReason, EventKind, RequestKind
+from .open import (
+    HALF_OPEN_MAX,
+    choose_port,
+    find_listener,
+    new_connection,
+    next_hop,
+    set_flags,
+)
+from .options import set_option
 from .output import advertise, output
 from .rows import count, emit_event, first_row, has_room, number, take_send
-from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, NONE, QUEUES, REGIONS, SECOND
-from .timers import update_deadline
+from .tables import (
+    CONNECTIONS,
+    CONNECTIONS_PER_QUEUE,
+    LISTENERS,
+    MILLISECOND,
+    NONE,
+    QUEUES,
+    REGIONS,
+    SECOND,
+)
+from .timers import FIN_WAIT_2, update_deadline
 from .window import on_consumed
 
 LISTEN = int(RequestKind.LISTEN)
@@ -26,6 +43,8 @@ SEND = int(RequestKind.SEND)
 SHUTDOWN = int(RequestKind.SHUTDOWN)
 ABORT = int(RequestKind.ABORT)
 CONSUMED = int(RequestKind.CONSUMED)
+CLOSE = int(RequestKind.CLOSE)
+OPTION = int(RequestKind.OPTION)
 UNLISTEN = int(RequestKind.UNLISTEN)
 LISTENING = int(EventKind.LISTENING)
 FAILED = int(EventKind.FAILED)
@@ -55,7 +74,7 @@ def listening(s, at):
 
 
 @part
-def request_listen(s, queue, socket, port):
+def request_listen(s, queue, socket, port, backlog, flags):
     if port == 0:
         fail(s, queue, socket, INVALID_REQUEST)
         return
@@ -65,6 +84,8 @@ def request_listen(s, queue, socket, port):
         if row["state"] == states.LISTENER_CLOSING and row["queue"] == queue:
             row["state"] = states.LISTENER_LISTENING  # the rule is still in the device
             row["socket"] = socket
+            row["backlog"] = min(backlog, HALF_OPEN_MAX) if backlog > 0 else HALF_OPEN_MAX
+            row["flags"] = flags
             listening(s, at)
         else:
             fail(s, queue, socket, ADDRESS_IN_USE)
@@ -91,6 +112,10 @@ def request_listen(s, queue, socket, port):
     row["port"] = port
     row["socket"] = socket
     row["connections"] = 0
+    row["half_open"] = 0
+    row["cookie_at"] = 0
+    row["backlog"] = min(backlog, HALF_OPEN_MAX) if backlog > 0 else HALF_OPEN_MAX
+    row["flags"] = flags
     s["control"]["listeners_version"] += 1
 
 
@@ -106,7 +131,7 @@ def stop_listener(s, at):
 
 
 @part
-def request_connect(s, queue, socket, address, port, now):
+def request_connect(s, queue, socket, address, port, flags, now):
     if port == 0 or address == 0:
         fail(s, queue, socket, INVALID_REQUEST)
         return
@@ -125,6 +150,7 @@ def request_connect(s, queue, socket, address, port, now):
     c = s["connections"][index]
     c["socket"] = socket
     c["state"] = states.SYN_SENT
+    set_flags(c, flags)
     mac = resolve(s, hop, now)
     if mac >= 0:
         c["mac"] = mac
@@ -201,6 +227,20 @@ def request_send(s, queue, index, region, generation, offset, length, now):
 
 
 @part
+def request_close(s, index, linger, now):
+    """FIN after the last byte; what comes from now on is answered by RST."""
+    c = s["connections"][index]
+    c["fin"] = 1
+    c["closing"] = 1
+    if c["state"] == states.FIN_WAIT_2:
+        c["state_at"] = now + FIN_WAIT_2
+    elif linger != NO_LINGER and c["state"] != states.TIME_WAIT:
+        c["state_at"] = now + linger * MILLISECOND
+    update_deadline(s, index)
+    output(s, index, now)
+
+
+@part
 def request_consumed(s, queue, index, length):
     """Buffers were posted again: windows that are shut for want of them may open."""
     on_consumed(s, queue, length)
@@ -232,9 +272,9 @@ def handle_request(s, queue, now):
         count(s, counters.BAD_REQUEST)
         return
     if kind == LISTEN:
-        request_listen(s, queue, socket, port)
+        request_listen(s, queue, socket, port, length, offset)
     elif kind == CONNECT:
-        request_connect(s, queue, socket, address, port, now)
+        request_connect(s, queue, socket, address, port, offset, now)
     elif kind == UNLISTEN:
         if connection >= LISTENERS:
             count(s, counters.BAD_REQUEST)
@@ -247,7 +287,7 @@ def handle_request(s, queue, now):
             stop_listener(s, connection)
         else:
             count(s, counters.STALE_REQUEST)
-    elif kind in (SEND, SHUTDOWN, ABORT, CONSUMED):
+    elif kind in (SEND, SHUTDOWN, ABORT, CONSUMED, CLOSE, OPTION):
         index = find_own(s, queue, connection)
         if index < 0:
             count(s, counters.STALE_REQUEST)
@@ -260,7 +300,11 @@ def handle_request(s, queue, now):
         elif kind == SHUTDOWN:
             c["fin"] = 1
             output(s, index, now)
-        elif kind == ABORT:
+        elif kind == CLOSE and length > 0:
+            request_close(s, index, length, now)
+        elif kind == OPTION:
+            set_option(s, index, port, length, now)
+        elif kind in (ABORT, CLOSE):
             state = c["state"]
             reset = state != states.SYN_SENT and state != states.TIME_WAIT
             finish(s, index, ABORTED, 1 if reset else 0)

@@ -167,6 +167,18 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c["sacked_bytes"] = 0
     c["sack_ok"] = 0
     c["ts_ok"] = 0
+    c["quick"] = 0
+    c["challenge_tokens"] = 0
+    c["challenge_filled"] = 0
+    c["keep_on"] = 0
+    c["keep_tries"] = 0
+    c["keep_at"] = NEVER
+    c["user_timeout"] = 0
+    c["closing"] = 0
+    c["pingpong"] = 0
+    c["data_at"] = 0
+    c["nodelay"] = 0
+    c["snd_sml"] = 0
     c["dsack_start"] = 0
     c["dsack_end"] = 0
     for at in range(SACK_BLOCKS):

@@ -67,9 +67,14 @@ def stamp_offset(s, remote_address, ports):
 
 
 @part
+def stamp_at(offset, now):
+    return (now // MILLISECOND + offset) & MASK
+
+
+@part
 def time_stamp(c, now):
     """TSval of a connection: milliseconds from a secret beginning (RFC 7323 section 5.4)."""
-    return (now // MILLISECOND + c["ts_offset"]) & MASK
+    return stamp_at(c["ts_offset"], now)
 
 
 @part

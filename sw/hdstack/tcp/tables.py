@@ -67,7 +67,7 @@ def _integers(text):
 CONTROL = np.dtype(
     _integers(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
-        " reset_tokens reset_filled challenge_tokens challenge_filled echo_tokens echo_filled"
+        " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
         " frame_next congestion timestamps sack"
     )
     + [("secret", "<i8", (4,))]
@@ -80,7 +80,9 @@ QUEUE = np.dtype(
     )
 )
 REGION = np.dtype(_integers("live generation queue element_bytes bytes postable"))
-LISTENER = np.dtype(_integers("state queue port socket connections"))
+LISTENER = np.dtype(
+    _integers("state queue port socket connections half_open backlog flags cookie_at")
+)
 NEIGHBOUR = np.dtype(_integers("state address mac updated asked"))
 CONNECTION = np.dtype(
     _integers(
@@ -99,6 +101,11 @@ CONNECTION = np.dtype(
         " algorithm epoch cubic_k w_max w_est w_rest cwnd_prior"
         # time stamps (RFC 7323)
         " ts_ok ts_offset ts_recent ts_recent_at last_ack"
+        # acknowledging, Nagle
+        " quick pingpong rcv_mss data_at nodelay snd_sml"
+        # keep-alive, close
+        " keep_on keep_idle keep_every keep_count keep_tries keep_sent keep_at user_timeout closing"
+        " challenge_tokens challenge_filled"
         # receiving
         " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
         " received dsack_start dsack_end"

@@ -94,7 +94,7 @@ class Result:
     frames: list[dict] = field(default_factory=list)  # fields of SteeredFrame and `bytes`
     outcomes: list[RxOutcome] = field(default_factory=list)  # of dropped frames
     lengths: list[int] = field(default_factory=list)  # frame_bytes at each frame_done
-    looked_up: int = 0
+    looked_up_cycles: list[int] = field(default_factory=list)
     input_cycles: int = 0  # from the first beat to the last
     beat_cycles: list[int] = field(default_factory=list)  # when beats were taken
     frame_cycles: list[int] = field(default_factory=list)  # when frames were announced
@@ -129,12 +129,22 @@ def beats_of(sent, bus_bytes):
 
 
 def run(
-    frames, parameters, setting=None, *, ready=1.0, frames_ready=1.0, valid=1.0, seed=1, blocked=0
+    frames,
+    parameters,
+    setting=None,
+    *,
+    ready=1.0,
+    frames_ready=1.0,
+    valid=1.0,
+    seed=1,
+    blocked=0,
+    during=None,
 ):
     """Send `frames`, collect what comes out; give a `Result`.
 
     `ready`, `frames_ready`, `valid`: probability, each cycle, that `beats` and `frames` are taken
     and that the MAC has a beat. `blocked`: neither is taken in so many first cycles.
+    `during(ctx, dut)`: runs beside it, from the first beat on.
     """
     setting = setting or Setting()
     frames = [f if isinstance(f, Sent) else Sent(f) for f in frames]
@@ -145,7 +155,7 @@ def run(
     result = Result()
     payloads = []
     fields = list(SteeredFrame(parameters).members)
-    state = {"sent": False}
+    state = {"sent": False, "set up": False}
 
     async def count(ctx):
         for cycle in itertools.count():
@@ -154,6 +164,7 @@ def run(
 
     async def send(ctx):
         await set_up(ctx, dut, setting, parameters)
+        state["set up"] = True
         first = None
         for sent in frames:
             for _ in range(sent.idle):
@@ -213,7 +224,8 @@ def run(
             assert mac_ready, "the wire never waits"
             if dropped:
                 result.outcomes.append(RxOutcome(why))
-            result.looked_up += looked
+            if looked:
+                result.looked_up_cycles.append(now)
             if done:
                 result.lengths.append(size)
             if go:
@@ -229,6 +241,11 @@ def run(
                 if at.last:
                     payloads.append(bytes(data))
                     data.clear()
+
+    async def beside(ctx):
+        while not state["set up"]:
+            await ctx.tick()
+        await during(ctx, dut)
 
     def complete():
         return state["sent"] and len(payloads) + len(result.outcomes) >= len(frames)
@@ -246,11 +263,11 @@ def run(
     sim.add_testbench(count, background=True)  # first: the others read the cycle
     for process in (send, bound):
         sim.add_testbench(process)
-    for process in (take, watch):
+    for process in (take, watch, *([beside] if during else [])):
         sim.add_testbench(process, background=True)
     sim.run()
 
-    assert len(result.frames) == len(payloads) == result.looked_up
+    assert len(result.frames) == len(payloads) == len(result.looked_up_cycles)
     assert len(result.frames) + len(result.outcomes) == len(frames)
     assert len(result.lengths) == len(frames)
     for steered, payload in zip(result.frames, payloads, strict=True):

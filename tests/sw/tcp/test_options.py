@@ -183,11 +183,12 @@ def test_the_echo_is_of_the_segment_that_was_next_in_order(host, script):
 
 def test_a_delayed_ack_echoes_the_first_segment_that_it_covers(host, script):
     host.app.reads = False
+    script.past_quick_acks()
     first = script.clock()
-    script.give(0, seq=1, ack=1, payload=b"abc")
+    script.give(0, seq=1, ack=1, payload=b"x" * 1000)
     host.now += 7 * MS
-    acks = script.give(0, seq=4, ack=1, payload=b"def")
-    assert [a.ts[1] for a in acks if a.ack == 7] == [first]
+    acks = script.give(0, seq=1001, ack=1, payload=b"x" * 1000)
+    assert [a.ts[1] for a in acks if a.ack == 2001] == [first]
 
 
 @pytest.mark.parametrize(
