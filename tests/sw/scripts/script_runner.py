@@ -5,7 +5,7 @@ from script_language import ANY, Script, ScriptError, SegmentText, format_segmen
 from script_wire import Peer, arp_answer, build, build_icmp, differences, read, relative
 from tcp_host import ELEMENT, GENERATION, MS, QUEUE, REGION, Host, S
 
-from hdstack.tcp.events import CloseReason, EventKind, RequestKind
+from hdstack.tcp.events import NO_LINGER, CloseReason, EventKind, Option, RequestKind
 
 PEER_PORT = 40000
 FLOOD_PORTS = range(10000, 30000)
@@ -131,6 +131,8 @@ class Runner:
             event = events[self.events_seen]
             self.events_seen += 1
             kind = event["kind"]
+            if event["port"] in FLOOD_PORTS and kind == EventKind.ACCEPTED:
+                continue
             if kind == EventKind.ACCEPTED:
                 peer = next(p for p in self.peers.values() if p.port == event["port"])
                 peer.connection = event["connection"]
@@ -329,9 +331,11 @@ class Runner:
     # other calls
 
     def call_listen(self, *words):
-        port = int(words[1]) if words else 80
-        self.peer.local_port = port
-        self.host.listen(port)
+        named = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+        self.peer.local_port = named.get("port", 80)
+        self.host.request(
+            RequestKind.LISTEN, socket=5, port=self.peer.local_port, length=named.get("backlog", 0)
+        )
 
     def call_unlisten(self):
         self.host.request(RequestKind.UNLISTEN, connection=self.listener)
@@ -353,8 +357,17 @@ class Runner:
     def call_shutdown(self):
         self.host.shutdown(self.peer.connection)
 
-    def call_close(self):
-        self.host.shutdown(self.peer.connection)
+    def call_close(self, *linger):
+        ms = round(1000 * float(linger[1])) if linger else NO_LINGER
+        self.host.request(RequestKind.CLOSE, connection=self.peer.connection, length=ms)
+
+    def call_set(self, name, value, *refused):
+        self.host.request(
+            RequestKind.OPTION, connection=self.peer.connection, port=int(Option[name.upper()]),
+            length=int(value, 0),
+        )  # fmt: skip
+        reason = self.host.last(EventKind.OPTION)["reason"].name
+        self.same(f"set {name}", refused[1] if refused else "NORMAL", reason)
 
     def call_abort(self):
         self.host.abort(self.peer.connection)
