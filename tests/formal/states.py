@@ -80,12 +80,12 @@ class ElementStatesSpec(Spec):
         marked = concerns(states.mark) & states.mark.ready
         cleared = concerns(states.finish) | (concerns(states.discard) & states.discard.ready)
         posted = Signal()
-        self.assume(m, (marked & cleared).implies(posted))
         swept_now = states.sweep.valid & states.sweep.ready
         sweeping = Signal()  # its region
         clean = Signal()  # and no mark of it since that began
         known = Signal()
         end = sweeping & ~states.busy
+        self.assume(m, (marked & cleared).implies(posted & ~(end & clean)))
         with m.If(swept_now & (states.sweep.payload == element.region)):
             m.d.sync += [sweeping.eq(1), known.eq(0), clean.eq(~marked)]
         with m.Else():
