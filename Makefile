@@ -6,7 +6,7 @@ WAVES ?= 0
 ARGS ?=
 RUN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick sim lint format verilog synth datasheet lock clean distclean
+.PHONY: help setup demo test test-quick bench-hw sim lint format verilog synth datasheet lock clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,12 @@ test: setup ## every test, cocotb benches and the kernel peer included
 
 test-quick: setup ## tests of the software alone: no simulation, no kernel peer
 	@$(RUN)/python -m pytest tests/sw $(ARGS)
+
+bench-hw: setup ## cycles a frame of the whole card, every byte checked (ARGS=--check: against targets)
+	@PYTHONPATH=tests $(RUN)/python -m bench.hardware $(ARGS)
+
+formal: setup ## prove the invariants without bound, kill a mutant of each (ARGS="commit" for one block)
+	@$(RUN)/python tests/formal/run.py $(ARGS)
 
 sim: setup ## one hardware bench: make sim BENCH=parse WAVES=1 leaves build/waves/*.vcd
 	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=parse WAVES=1; there are:"; \

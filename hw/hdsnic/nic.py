@@ -1,23 +1,31 @@
 """The card: every block and every wire between them.
 
-Receive: MAC -> rx.Ingress (parse, verify, buffer, steer) -> rx.Egress (place, split, commit) -> two
-write ports. Transmit: two read ports -> tx.Transmit (fetch, gather, checksum) -> MAC. Set-up and
-counters: csr.
+Receive: MAC -> rx.Ingress (parse, verify, buffer, steer) -> rx.Injector (placed frames join) ->
+rx.Egress (place, split, commit) -> two write ports. Transmit: two read ports -> tx.Transmit (fetch,
+gather, segment, checksum) -> MAC. Set-up and counters: csr. Commands and completions: command.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from . import abi
+from .command import CommandEngine, CompletionWriter, TransmitIndices
 from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
 from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
 from .rx.egress import Egress
-from .rx.ingress import Ingress
+from .rx.ingress import LOOKUP_CYCLES, Ingress
+from .rx.inject import Injector
 from .tx.transmit import Transmit
 
-__all__ = ["Nic"]
+__all__ = ["FEATURES", "Nic"]
+
+FEATURES = (
+    "exact_rules", "rss", "udp_split", "chains", "time_stamps", "tso", "vlan_insertion", "commands",
+    "tx_rate", "moderation",
+)  # fmt: skip
+"""What the card can do, as the register FEATURES tells it: the fields that are 1."""
 
 
 class Nic(wiring.Component):
@@ -49,23 +57,39 @@ class Nic(wiring.Component):
         p = self.parameters
         m.submodules.from_mac = from_mac = FrameFromMAC(p.bus_bytes)
         m.submodules.ingress = ingress = Ingress(p)
+        m.submodules.injector = injector = Injector(p)
         m.submodules.egress = egress = Egress(p)
         m.submodules.transmit = transmit = Transmit(p)
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
-        m.submodules.registers = registers = RegisterBlock(p)
+        m.submodules.registers = registers = RegisterBlock(p, FEATURES, LOOKUP_CYCLES)
         m.submodules.regions = regions = RegionTable(p, 3)
-        m.submodules.rx_index = rx_index = IndexWriter(p, 0)
-        m.submodules.tx_index = tx_index = IndexWriter(p, 1)
-        m.submodules.header_write = header_write = WritePort(p, 3)
-        m.submodules.header_read = header_read = ReadPort(p, 1)
-        m.submodules.payload_write = payload_write = WritePort(p, 1)
-        m.submodules.payload_read = payload_read = ReadPort(p, 2)
+        m.submodules.index = index = IndexWriter(p)
+        m.submodules.tx_indices = tx_indices = TransmitIndices(p)
+        m.submodules.commands = commands = CommandEngine(p)
+        m.submodules.completions = completions = CompletionWriter(p)
+        ports = {
+            "header_write": WritePort(p, 3), "header_read": ReadPort(p, 2),
+            "payload_write": WritePort(p, 1), "payload_read": ReadPort(p, 2),
+        }  # fmt: skip
+        header_write, header_read, payload_write, payload_read = ports.values()
+        for name, port in ports.items():
+            # Nothing is under way then but what a failed memory owes: the blocks have had errors.
+            revive = Signal(name=f"{name}_revive")
+            m.d.comb += [
+                revive.eq(registers.port_reset & port.failed),
+                port.timeout.eq(registers.port_timeout),
+            ]
+            m.submodules[name] = ResetInserter(revive)(port)
 
         # -- bytes, in the order of their way --------------------------------------------------
         connect(m, flipped(self.s_axis_rx), from_mac.axis)
         connect(m, from_mac.beats, ingress.mac)
-        connect(m, ingress.frames, egress.frames)
-        connect(m, ingress.beats, egress.beats)
+        connect(m, ingress.frames, injector.wire_frames)
+        connect(m, ingress.beats, injector.wire_beats)
+        connect(m, commands.place_frames, injector.place_frames)
+        connect(m, commands.place_beats, injector.place_beats)
+        connect(m, injector.frames, egress.frames)
+        connect(m, injector.beats, egress.beats)
         connect(m, egress.header, header_write.clients[0])
         connect(m, egress.payload, payload_write.clients[0])
         connect(m, egress.posts, payload_read.clients[0])
@@ -73,13 +97,18 @@ class Nic(wiring.Component):
         connect(m, transmit.descriptors, header_read.clients[0])
         connect(m, transmit.mac, to_mac.beats)
         connect(m, to_mac.axis, flipped(self.m_axis_tx))
-        for client, writer, source in ((1, rx_index, egress.index), (2, tx_index, transmit.index)):
-            connect(m, writer.write, header_write.clients[client])
-            connect(m, source, writer.update)
-            m.d.comb += [
-                writer.base.eq(registers.index_base),
-                writer.port_idle.eq(header_write.idle),
-            ]
+        connect(m, commands.read, header_read.clients[1])
+        connect(m, commands.completions, completions.commands)
+        connect(m, completions.write, header_write.clients[2])
+        faults = (egress.rx_fault, egress.post_fault, transmit.tx_fault)
+        for fault, sink in zip(faults, completions.faults, strict=True):
+            connect(m, fault, sink)
+        connect(m, completions.index, tx_indices.completions)
+        connect(m, transmit.index, tx_indices.transmit)
+        connect(m, egress.index, index.rx_update)
+        connect(m, tx_indices.update, index.tx_update)
+        connect(m, index.write, header_write.clients[1])
+        m.d.comb += [index.base.eq(registers.index_base), index.port_idle.eq(header_write.idle)]
         for axi, write, read in (
             (self.m_axi_hdr, header_write, header_read),
             (self.m_axi_pay, payload_write, payload_read),
@@ -91,40 +120,73 @@ class Nic(wiring.Component):
         for source, sink in (
             (registers.address_store, ingress.address_store),
             (registers.listener_store, ingress.listener_store),
+            (registers.rss_key_store, ingress.rss_key_store),
+            (registers.rss_table_store, ingress.rss_table_store),
             (registers.rx_ring_store, egress.rx_ring_store),
             (registers.post_ring_store, egress.post_ring_store),
             (registers.rx_consumer, egress.rx_consumer),
             (registers.post_producer, egress.post_producer),
             (registers.tx_ring_store, transmit.tx_ring_store),
+            (registers.tx_share_store, transmit.share_store),
+            (registers.completion_ring_store, completions.ring_store),
+            (registers.completion_consumer, completions.consumer),
             (registers.tx_producer, transmit.tx_producer),
-            (rx_index.written, registers.rx_written),
-            (tx_index.written, registers.tx_written),
+            (index.rx_written, registers.rx_written),
+            (index.tx_written, registers.tx_written),
         ):
             connect(m, source, sink)
+        connect(m, registers.commands, commands.control)
         connect(m, registers.element_clear, egress.element_clear)
         for k, lookup in enumerate((egress.post_region, egress.claim_region, transmit.region)):
             connect(m, lookup, regions.readers[k])
         m.d.comb += [
             transmit.owner_store.valid.eq(registers.post_ring_store.valid),
             transmit.owner_store.payload.eq(registers.post_ring_store.payload),
+            tx_indices.ring_store.valid.eq(registers.tx_ring_store.valid),
+            tx_indices.ring_store.payload.eq(registers.tx_ring_store.payload),
+            commands.cycles.eq(registers.cycles),
+            completions.cycles.eq(registers.cycles),
+            completions.command_waits.eq(registers.commands.enable),
+            completions.pause.eq(registers.pause),
             ingress.receive.eq(registers.receive),
             ingress.promiscuous.eq(registers.promiscuous),
+            ingress.deliver_malformed.eq(registers.deliver_malformed),
+            ingress.udp_split.eq(registers.udp_split),
+            ingress.watermark.eq(registers.watermark),
+            ingress.share.eq(registers.share),
+            ingress.cycles.eq(registers.cycles),
+            # A reset clears the table only when commands are off.
+            ingress.exact_store.valid.eq(registers.exact_clear.valid | commands.exact_store.valid),
+            ingress.exact_store.payload.eq(
+                Mux(
+                    registers.exact_clear.valid,
+                    registers.exact_clear.payload.as_value(),
+                    commands.exact_store.payload.as_value(),
+                )
+            ),
+            registers.exact_busy.eq(ingress.exact_busy),
+            commands.exact_busy.eq(ingress.exact_busy),
             ingress.mac_address.eq(registers.mac_address),
+            egress.time_stamps.eq(registers.time_stamps),
             transmit.transmit.eq(registers.transmit),
+            transmit.stop_on_refusal.eq(registers.stop_on_refusal),
+            transmit.mac_stalled.eq(to_mac.stalled),
+            to_mac.timeout.eq(registers.port_timeout),
+            registers.mac_stalled.eq(to_mac.stalled),
             regions.write.eq(registers.region_write),
             regions.write_index.eq(registers.region_index),
             regions.write_row.eq(registers.region_row),
             registers.element_busy.eq(egress.element_busy),
             egress.pause.eq(registers.pause),
             transmit.pause.eq(registers.pause),
-            registers.rx_idle.eq(egress.idle),
-            registers.tx_idle.eq(transmit.idle),
+            registers.idle.eq(egress.idle & transmit.idle & completions.idle & index.idle),
             registers.tx_stopped.eq(transmit.stopped),
             registers.looked_up.eq(ingress.looked_up),
+            registers.injected.eq(injector.place_frames.valid & injector.place_frames.ready),
             registers.completed.eq(egress.completed),
-            registers.port_errors.eq(
-                Cat(header_write.error, header_read.error, payload_write.error, payload_read.error)
-            ),
+            registers.completion_lost.eq(completions.lost),
+            registers.port_errors.eq(Cat(port.error for port in ports.values())),
+            registers.port_failed.eq(Cat(port.failed for port in ports.values())),
             self.irq.eq(registers.irq),
         ]
         self._counters(
@@ -138,6 +200,10 @@ class Nic(wiring.Component):
                 "rx_bytes": (ingress.frame_done, ingress.frame_bytes),
                 "tx_frames": (transmit.frame_done, 1),
                 "tx_bytes": (transmit.frame_done, transmit.frame_bytes),
+                "tx_flushed": (
+                    to_mac.flushed | transmit.frame_discarded,
+                    to_mac.flushed + transmit.frame_discarded,
+                ),
             },
         )  # fmt: skip
         return m
@@ -174,7 +240,6 @@ class Nic(wiring.Component):
             read.rid.eq(axi.rid),
             read.rdata.eq(axi.rdata),
             read.rresp.eq(axi.rresp),
-            read.rlast.eq(axi.rlast),
             read.rvalid.eq(axi.rvalid),
             axi.rready.eq(read.rready),
         ]

@@ -30,6 +30,7 @@ from .wrapper import WRAPPER, wrapper
 __all__ = ["build_library", "cache_directory", "native_model", "verilator_root", "verilog"]
 
 NATIVE = Path(__file__).parent / "native"
+API = NATIVE / "api.cpp"
 LIBRARY = "libhdsnic.so"
 TOP = "hdsnic"
 CCACHE = {"CCACHE_NOHASHDIR": "1"}
@@ -60,15 +61,19 @@ def cache_directory() -> Path:
 
 
 def native_model(
-    parameters: Parameters, waves: bool = False, progress: Progress | None = None
+    parameters: Parameters,
+    waves: bool = False,
+    progress: Progress | None = None,
+    api: Path = API,
 ) -> Path:
     """The shared library of the card of these parameters; built if it is not in the cache.
 
     `waves` chooses the slow build that can write a waveform. `progress` takes a line of text as
-    steps begin; by default it goes to stderr. Raises BuildError.
+    steps begin; by default it goes to stderr. `api` is the C++ source that drives the model (the
+    benchmark has its own). Raises BuildError.
     """
     progress = progress or _to_stderr
-    return build_library(verilog(parameters, progress), parameters, waves, progress)
+    return build_library(verilog(parameters, progress), parameters, waves, progress, api)
 
 
 def verilog(parameters: Parameters, progress: Progress | None = None) -> str:
@@ -94,7 +99,11 @@ def verilog(parameters: Parameters, progress: Progress | None = None) -> str:
 
 
 def build_library(
-    text: str, parameters: Parameters, waves: bool = False, progress: Progress | None = None
+    text: str,
+    parameters: Parameters,
+    waves: bool = False,
+    progress: Progress | None = None,
+    api: Path = API,
 ) -> Path:
     """The library for a top-level module `hdsnic` given as Verilog, with the ports of the card."""
     progress = progress or _to_stderr
@@ -104,7 +113,7 @@ def build_library(
     key = _digest(
         text,
         header,
-        *(f"{path.name}\0{path.read_text()}" for path in sorted(NATIVE.glob("*.[ch]*"))),
+        *(f"{path.name}\0{path.read_text()}" for path in [api, *sorted(NATIVE.glob("*.[ch]*"))]),
         " ".join(flags + COMPILER_FLAGS + GENERATED_FLAGS + SLOW_FLAGS),
         importlib.metadata.version("verilator"),
         _output([*compiler, "--version"]),
@@ -113,7 +122,7 @@ def build_library(
     if not (folder / LIBRARY).exists():
         with _building(folder):
             if not (folder / LIBRARY).exists():
-                _build(folder, text, header, parameters, flags, compiler, progress)
+                _build(folder, text, header, parameters, flags, compiler, progress, api)
     return folder / LIBRARY
 
 
@@ -128,7 +137,7 @@ def verilator_root() -> Path:
     return Path(verilator.__file__).parent
 
 
-def _build(folder, text, header, parameters, flags, compiler, progress):
+def _build(folder, text, header, parameters, flags, compiler, progress, api):
     began = time.monotonic()
     work = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(work, ignore_errors=True)
@@ -148,7 +157,7 @@ def _build(folder, text, header, parameters, flags, compiler, progress):
         progress(_line(parameters, "C++"))
         waves = "--trace" in flags
         sources = sorted(generated.glob("*.cpp"), key=lambda path: -path.stat().st_size)
-        jobs = [(NATIVE / "api.cpp", generated / "api.o", ())]
+        jobs = [(api, generated / "api.o", ())]
         for path in sources:
             more = SLOW_FLAGS if path.stem.endswith("__Slow") else GENERATED_FLAGS
             jobs.append((path, path.with_suffix(".o"), more))

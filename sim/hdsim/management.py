@@ -60,18 +60,9 @@ class Management:
     def stop_stack(self):
         """Bring the control page to where reset leaves it, and take the header memory away."""
         write, wait = self._card.write, self._card.wait
-        write(_C.SWITCHES.offset, 0)
-        write(_C.IRQ_ENABLE.offset, 0)
-        for queue in range(self._parameters.queues):
-            address = _C.QUEUE_SWITCH.at(queue)
-            if self._card.read(address):
-                wait(address, _QUEUE_BUSY, 0)
-                write(address, 0)
-                wait(address, _QUEUE_BUSY, 0)
-        for index in range(self._parameters.listeners):
-            write(_C.LISTENER_STORE.offset, _C.LISTENER_STORE.pack(index=index))
-        for index in range(self._parameters.local_addresses):
-            write(_C.ADDRESS_STORE.offset, _C.ADDRESS_STORE.pack(index=index))
+        wait(_C.QUEUE_SWITCH.offset, _QUEUE_BUSY, 0)  # a reset that the stack began
+        write(_C.RESET.offset, abi.RESET_WORD)
+        wait(_C.QUEUE_SWITCH.offset, _QUEUE_BUSY, 0)
         write(_C.IRQ_STATUS.offset, (1 << self._parameters.queues) - 1)
         write(self._at(_M.HEADER_PAGES), 0)
 

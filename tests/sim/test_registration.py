@@ -167,7 +167,7 @@ def test_there_is_one_stack_at_a_time_and_another_abi_version_is_refused(device)
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds = [header, ends[0].fileno()]
         assert "already" in second.refused({"role": "stack", "abi": abi.ABI_VERSION}, fds)
-        assert "ABI version 1" in second.refused({"role": "stack", "abi": 2}, fds)
+        assert "ABI version 2" in second.refused({"role": "stack", "abi": 1}, fds)
         first.close()
         wait_for(lambda: second.ask({"role": "stack"}, fds)["ok"], "the place of the stack")
         os.close(header)

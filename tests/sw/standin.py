@@ -2,9 +2,10 @@
 
 One host runs one or more cards in a thread, or in a process of its own (`python standin.py RUN..`).
 The frames of a card go to `wire(frame)`, and `deliver(frame)` brings one in; `join` makes a cable.
-Checksums are inserted, rules steer, payload goes to posted buffers, indices are written after the
-data: what the driver, the stack and applications rely on is as on the card. What the card refuses
-or counts is only there where a test looks at it.
+Checksums are inserted, segments cut, rules steer, payload goes to posted buffers and chains of
+them, commands are carried out, indices are written after the data: what the driver, the stack and
+applications rely on is as on the card. What the card refuses or counts is only there where a test
+looks at it. `standin_frames` knows frames, `standin_commands` the command ring.
 """
 
 import contextlib
@@ -21,8 +22,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from standin_commands import CommandRing
+from standin_frames import insert_checksums, parse, segments, toeplitz
 
 from hdsnic import abi
+from hdsnic.abi import RxOutcome
+from hdsnic.abi.flow_hash import flow_slots
 from hdstack import memory
 from hdstack.atomic import fence, load_acquire, store_release, warm
 
@@ -31,17 +36,9 @@ RING_CELL = abi.CELL_BYTES
 PARAMETERS = {
     C.BUS_BYTES: 64, C.QUEUES: 16, C.REGIONS: 16, C.LISTENERS: 64, C.RANGE_LISTENERS: 8,
     C.LOCAL_ADDRESSES: 8, C.REFERENCES_MAX: 64, C.FRAME_BYTES_MAX: 9018, C.POSTABLE_MAX: 4096,
+    C.EXACT_WAYS: 4, C.EXACT_ROWS: 512, C.RSS_CONTEXTS: 16, C.CHAIN_MAX: 10, C.TSO_BYTES_MAX: 65536,
+    C.FEATURES: (1 << len(C.FEATURES.fields)) - 1,
 }  # fmt: skip
-
-
-def checksum(data: bytes) -> int:
-    """The one's complement sum of RFC 1071, folded, not complemented."""
-    if len(data) % 2:
-        data += b"\0"
-    total = int(np.frombuffer(data, ">u2").sum(dtype=np.uint64))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 class Queue:
@@ -88,6 +85,9 @@ class Card:
         self.regions: list[Region | None] = [None] * 16
         self.generations = [0] * 16
         self.rules: dict[int, tuple[int, int, int]] = {}
+        self.rule_kinds: dict[int, tuple[int, int]] = {}  # udp, rss
+        self.scaling: dict[int, tuple[bytes, list[int]]] = {}  # context: key, table
+        self.commands = CommandRing(self)
         self.registers: dict[int, int] = {}
         self.status = 0
         self.stack = self.irq = self.header = self.pages = None
@@ -255,11 +255,17 @@ class Card:
             self._revoke(message["region"])
             self._send(application.control, {"ok": True})
 
+    def revoke_access(self, index):
+        """The card touches a region no more."""
+        if self.regions[index]:
+            self.regions[index].live = False
+            queue = self.queues[self.regions[index].queue]
+            queue.posted = [cell for cell in queue.posted if cell[0] != index]
+
     def _revoke(self, index):
+        self.revoke_access(index)
         region, self.regions[index] = self.regions[index], None
         os.close(region.fd)
-        queue = self.queues[region.queue]
-        queue.posted = [cell for cell in queue.posted if cell[0] != index]
         if self.stack:
             self._send(self.stack, {"notice": "revoked", "region": index})
 
@@ -302,6 +308,7 @@ class Card:
             C.ABI_VERSION.offset: self.version,
             C.IRQ_STATUS.offset: self.status,
             C.FENCE.offset: 0,
+            C.COMMAND_CONSUMER.offset: self.commands.consumer,
         }.get(address, self.registers.get(address, 0))
 
     def _write(self, address, value):
@@ -315,12 +322,24 @@ class Card:
                 ranged = rule["index"] < PARAMETERS[C.RANGE_LISTENERS]
                 last = ports["last"] if ranged else ports["first"]
                 self.rules[rule["index"]] = ports["first"], last, rule["queue"]
+                self.rule_kinds[rule["index"]] = rule["udp"], rule["rss"]
                 self.log.append(("rule", ports["first"], last, rule["queue"]))
             else:
                 self.rules.pop(rule["index"], None)
         elif address == C.FENCE.offset:
             self.log.append(("fence",))
-        elif address >= C.RX_RING.offset:
+        elif address == C.COMMAND_RING.offset:
+            self.commands.set_ring(value)
+        elif address == C.RESET.offset and value == abi.RESET_WORD:
+            self._reset()
+        elif address == C.RSS_KEY_STORE.offset:
+            words = [self.registers.get(C.RSS_KEY_WORD.at(k), 0) for k in range(10)]
+            key = b"".join(word.to_bytes(4, "little") for word in words)
+            self.scaling[value & 0xFF] = key, self._scaling(value & 0xFF)[1]
+        elif address == C.RSS_TABLE_STORE.offset:
+            entry = C.RSS_TABLE_STORE.unpack(value)
+            self._scaling(entry["context"])[1][entry["entry"]] = entry["queue"]
+        elif C.RX_RING.offset <= address < C.QUEUE_MODE.offset:
             index, kind = divmod(address - C.RX_RING.offset, 16)
             queue = self.queues[index]
             if kind == 8:
@@ -330,8 +349,25 @@ class Card:
                     queue.rx = (rx & 0xFFFFFF) * 4096, 1 << (rx >> 24)
                     queue.tx = (tx & 0xFFFFFF) * 4096, 1 << (tx >> 24)
                     queue.rx_producer = queue.rx_consumer = queue.tx_consumer = 0
+                    self.commands.completed[index] = 0
 
-    def _publish(self, q, word, value):
+    def _scaling(self, context):
+        return self.scaling.setdefault(context, (bytes(40), [0] * abi.RSS_ENTRIES))
+
+    def _reset(self):
+        for queue in self.queues:
+            queue.on = False
+        self.rules.clear()
+        self.commands.exact.clear()
+        self.commands.set_ring(0)
+        kept = {C.IRQ_STATUS.offset, C.ERROR.offset}
+        self.registers = {a: v for a, v in self.registers.items() if a in kept}
+
+    def _mode(self, queue):
+        return C.QUEUE_MODE.unpack(self.registers.get(C.QUEUE_MODE.at(queue), 0))
+
+    def publish(self, q, word, value):
+        """Write an index of queue `q` back: word of its index slot."""
         store_release(self.slots, q * 16 + word, value & 0xFFFFFFFF)
         if self.status & self.registers.get(C.IRQ_ENABLE.offset, 0):
             self.status |= 1 << q
@@ -343,7 +379,8 @@ class Card:
 
     # -- transmit ----------------------------------------------------------------------------
 
-    def _ring(self, ring, at, size):
+    def ring_bytes(self, ring, at, size):
+        """`size` bytes of a ring (base, size) from free-running byte `at` on."""
         base, total = ring
         at %= total
         first = self.header[base + at : base + min(at + size, total)].tobytes()
@@ -356,15 +393,21 @@ class Card:
             if queue.tx_consumer == producer:
                 break
             at = queue.tx_consumer * RING_CELL
-            fields = abi.DESCRIPTOR.unpack(self._ring(queue.tx, at, 16))
+            fields = abi.DESCRIPTOR.unpack(self.ring_bytes(queue.tx, at, 16))
             references = [
                 {n[4:]: v for n, v in fields.items() if n.startswith("ref_")}
             ][: fields["references"]]  # fmt: skip
-            more = max(fields["references"] - 1, 0)
-            for k in range(more):
-                references.append(abi.REFERENCE.unpack(self._ring(queue.tx, at + 16 + 8 * k, 8)))
-            start = at + 16 + 8 * more
-            frame = bytearray(self._ring(queue.tx, start, fields["header_length"]))
+            start = at + 16
+            tag = b""
+            if fields["vlan"]:
+                word = abi.VLAN_TAG.unpack(self.ring_bytes(queue.tx, start, 8))
+                tag = b"\x81\x00" + word["tci"].to_bytes(2, "big")
+                start += 8
+            for _ in range(max(fields["references"] - 1, 0)):
+                references.append(abi.REFERENCE.unpack(self.ring_bytes(queue.tx, start, 8)))
+                start += 8
+            header = self.ring_bytes(queue.tx, start, fields["header_length"])
+            payload = bytearray()
             good = True
             for r in references:
                 region = self.regions[r["region"]]
@@ -372,27 +415,32 @@ class Card:
                 good = good and region.generation == r["generation"]
                 good = good and region.owner == queue.owner
                 if good:
-                    frame += region.memory[r["offset"] : r["offset"] + r["length"]]
+                    payload += region.memory[r["offset"] : r["offset"] + r["length"]]
             if good:
-                self._insert(frame, fields)
-                self.sent += 1
-                self.wire(bytes(frame))
+                self._send_frames(fields, header, bytes(payload), tag)
             else:
                 self.drop("bad_reference")
-            cells = abi.descriptor_cells(fields["header_length"], fields["references"])
+            cells = abi.descriptor_cells(
+                fields["header_length"], fields["references"], bool(fields["vlan"])
+            )
             queue.tx_consumer = (queue.tx_consumer + cells) & 0xFFFFFFFF
             done = True
         if done:
-            self._publish(q, 2, queue.tx_consumer)
+            self.publish(q, 2, queue.tx_consumer)
         return done
 
-    @staticmethod
-    def _insert(frame, fields):
+    def _send_frames(self, fields, header, payload, tag):
         l3, l4 = fields["l3_offset"], fields["l4_offset"]
-        if fields["tcp_checksum"]:
-            struct.pack_into(">H", frame, l4 + 16, 0xFFFF ^ checksum(bytes(frame[l4:])))
-        if fields["ipv4_checksum"]:
-            struct.pack_into(">H", frame, l3 + 10, 0xFFFF ^ checksum(bytes(frame[l3:l4])))
+        if fields["tso"]:
+            frames = segments(header, payload, fields["mss"], l3, l4)
+        else:
+            frame = bytearray(header + payload)
+            at = 16 if fields["tcp_checksum"] else 6 if fields["udp_checksum"] else None
+            insert_checksums(frame, l3, l4, bool(fields["ipv4_checksum"]), at)
+            frames = [frame]
+        for frame in frames:
+            self.sent += 1
+            self.wire(bytes(frame[:12] + tag + frame[12:]))
 
     # -- receive -----------------------------------------------------------------------------
 
@@ -423,56 +471,94 @@ class Card:
             else:
                 self.drop("bad_post")
 
+    def _steer(self, parsed):
+        """Queue, tag and hash of a frame that a rule matches, or None."""
+        remote, remote_port, local, local_port = parsed.flow
+        target = None
+        for slot in flow_slots(4, 512, remote, remote_port, local, local_port):
+            rule = self.commands.exact.get(slot)
+            if rule and parsed.flow == (
+                rule["remote"].to_bytes(16, "little")[: len(remote)], rule["remote_port"],
+                rule["local"].to_bytes(16, "little")[: len(local)], rule["local_port"],
+            ) and (rule["udp"], rule["ipv6"]) == (parsed.udp, parsed.ipv6):  # fmt: skip
+                target = rule["queue"], rule["rss"], abi.EXACT_TAG + slot
+        for index, (first, last, queue) in sorted(self.rules.items()):
+            udp, rss = self.rule_kinds[index]
+            if target is None and first <= local_port <= last and udp == parsed.udp:
+                target = queue, rss, index
+        if target is None:
+            return None
+        queue, rss, tag = target
+        if not rss:
+            return queue, tag, 0
+        key, table = self._scaling(queue)
+        ports = struct.pack(">HH", remote_port, local_port)
+        hashed = toeplitz(key, remote + local + ports)
+        return table[hashed % abi.RSS_ENTRIES], tag, hashed
+
     def _receive_frame(self, frame):
-        kind, header, queue_index, payload = abi.RxOutcome.NOT_IP, frame, 0, b""
-        if frame[12:14] == b"\x08\x00":
-            kind = abi.RxOutcome.NOT_TCP
-            ihl, total = (frame[14] & 15) * 4, int.from_bytes(frame[16:18], "big")
-            whole = frame[: 14 + total]
-            if checksum(whole[14 : 14 + ihl]) != 0xFFFF:
-                return self.drop("ip_checksum")
-            if whole[23] == 6:
-                l4 = 14 + ihl
-                pseudo = whole[26:34] + struct.pack(">HH", 6, total - ihl)
-                if checksum(pseudo + whole[l4:]) != 0xFFFF:
-                    return self.drop("l4_checksum")
-                split = l4 + (whole[l4 + 12] >> 4) * 4
-                port = int.from_bytes(whole[l4 + 2 : l4 + 4], "big")
-                hit = [r for _, r in sorted(self.rules.items()) if r[0] <= port <= r[1]]
-                if not hit:
-                    kind, header = abi.RxOutcome.NO_RULE, whole
-                else:
-                    kind, queue_index = abi.RxOutcome.HEADER_ONLY, hit[0][2]
-                    header, payload = whole[:split], whole[split:]
-            else:
-                header = whole
-        queue = self.queues[queue_index]
+        parsed = parse(frame)
+        if parsed.drop:
+            return self.drop(parsed.drop)
+        fields = {"ipv6": parsed.ipv6, "checksum_good": 1}
+        if parsed.reason is None:
+            steered = self._steer(parsed)
+            if steered is None:
+                parsed.reason = RxOutcome.NO_RULE
+            elif parsed.udp and not self._mode(steered[0])["udp_split"]:
+                parsed.reason = RxOutcome.UDP_WHOLE
+        if parsed.reason is not None:
+            return self._record(0, parsed.whole, b"", fields | {"reason": int(parsed.reason)})
+        queue, fields["tag"], fields["hash"] = steered
+        reason = RxOutcome.SPLIT if parsed.payload else RxOutcome.HEADER_ONLY
+        header = parsed.whole[: parsed.split]
+        return self._record(queue, header, parsed.payload, fields | {"reason": int(reason)})
+
+    def place(self, queue, data, cookie):
+        """PLACE: `data` goes to posted buffers of a queue."""
+        self._record(queue, b"", data, {"reason": int(RxOutcome.PLACED), "hash": cookie})
+
+    def _record(self, q, header, payload, fields):
+        queue = self.queues[q]
         if not queue.on:
             return self.drop("disabled")
-        fields = {"header_length": len(header), "reason": int(kind), "checksum_good": 1}
-        cells = abi.record_cells(len(header))
-        total = queue.rx[1] // RING_CELL
-        consumer = load_acquire(self.pages, (1 + queue_index) * 1024 + 1)
-        if (queue.rx_producer - consumer) % (1 << 32) + cells > total:
-            return self.drop("no_ring_space")
+        buffers = []
         if payload:
             if not queue.posted:
                 return self.drop("no_buffer")
-            region, element, _ = queue.posted.pop(0)
+            size = self.regions[queue.posted[0][0]].element_bytes
+            parts = [payload[at : at + size] for at in range(0, len(payload), size)]
+            buffers = list(zip(queue.posted, parts, strict=False))
+            if len(buffers) * size < len(payload):
+                return self.drop("no_buffer")
+        stamped = self._mode(q)["time_stamps"]
+        extensions = stamped + max(0, len(buffers) - 1)
+        cells = abi.record_cells(len(header), extensions)
+        consumer = load_acquire(self.pages, (1 + q) * 1024 + 1)
+        if (queue.rx_producer - consumer) % (1 << 32) + cells > queue.rx[1] // RING_CELL:
+            return self.drop("no_ring_space")
+        more = abi.TIME_STAMP.pack(cycles=time.monotonic_ns()) if stamped else b""
+        for k, ((region, element, _), part) in enumerate(buffers):
             pool = self.regions[region]
             at = element * pool.element_bytes
-            pool.memory[at : at + len(payload)] = payload
-            fields |= {"payload_length": len(payload), "element": element, "region": region}
-            fields["reason"] = int(abi.RxOutcome.SPLIT)
-        fields["posted_left"] = min(len(queue.posted), 255)
-        record = abi.RECORD.pack(**fields) + header
+            pool.memory[at : at + len(part)] = part
+            if k:
+                more += abi.CHAINED_BUFFER.pack(element=element, region=region, length=len(part))
+            else:
+                fields |= {"element": element, "region": region}
+        del queue.posted[: len(buffers)]
+        record = abi.RECORD.pack(
+            header_length=len(header), payload_length=len(payload), extensions=extensions,
+            time_stamp=stamped, posted_left=min(len(queue.posted), 255), **fields,
+        )  # fmt: skip
+        record += more + header
         base, size = queue.rx
         at = queue.rx_producer * RING_CELL % size
         first = min(len(record), size - at)
         self.header[base + at : base + at + first] = np.frombuffer(record[:first], np.uint8)
         self.header[base : base + len(record) - first] = np.frombuffer(record[first:], np.uint8)
         queue.rx_producer += cells
-        self._publish(queue_index, 0, queue.rx_producer)
+        self.publish(q, 0, queue.rx_producer)
         return None
 
     # -- turns -------------------------------------------------------------------------------
@@ -490,6 +576,7 @@ class Card:
         for q, queue in enumerate(self.queues):
             if queue.on:
                 work |= self._transmit(q, queue)
+        work |= self.commands.step()
         frames, self.incoming = self.incoming, []
         for frame in frames:
             self._receive_frame(frame)

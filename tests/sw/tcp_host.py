@@ -67,6 +67,13 @@ class Segment:
     payload: bytes = b""
     mss: int = 0
     shift: int = -1
+    sack_ok: bool = False
+    ts: tuple | None = None
+    """(TSval, TSecr)"""
+    sacks: tuple = ()
+    """Blocks (start, end), the first byte and that after the last one."""
+    kinds: tuple = ()
+    """Option numbers in the order in which they came."""
 
     def __repr__(self):
         names = "".join(
@@ -82,6 +89,15 @@ def build(segment: Segment, mac_to: bytes, mac_from: bytes) -> bytes:
         options += struct.pack(">BBH", 2, 4, segment.mss)
     if segment.shift >= 0:
         options += struct.pack(">BBBB", 1, 3, 3, segment.shift)
+    if segment.sack_ok:
+        options += b"\x01\x01\x04\x02"
+    if segment.ts is not None:
+        stamp = (number & 0xFFFFFFFF for number in segment.ts)
+        options += struct.pack(">BBBBII", 1, 1, 8, 10, *stamp)
+    if segment.sacks:
+        options += struct.pack(">BBBB", 1, 1, 5, 2 + 8 * len(segment.sacks))
+        for edges in segment.sacks:
+            options += struct.pack(">II", *(edge & 0xFFFFFFFF for edge in edges))
     size = 20 + len(options)
     tcp = struct.pack(
         ">HHIIBBHHH", segment.sport, segment.dport, segment.seq & 0xFFFFFFFF,
@@ -94,6 +110,9 @@ def build(segment: Segment, mac_to: bytes, mac_from: bytes) -> bytes:
     )
     ip = ip[:10] + struct.pack(">H", inet_sum(ip) ^ 0xFFFF) + ip[12:]
     return mac_to + mac_from + b"\x08\x00" + ip + tcp
+
+
+OPTION_SIZES = {2: 4, 3: 3, 4: 2, 8: 10}
 
 
 def dissect(frame: bytes) -> Segment | None:
@@ -112,13 +131,26 @@ def dissect(frame: bytes) -> Segment | None:
     found = Segment(source, destination, sport, dport, seq, ack, flags, window, tcp[size:])
     options = tcp[20:size]
     while options:
+        found.kinds += (options[0],)
         if options[0] == 1:
             options = options[1:]
+            continue
+        if len(options) < 2 or not 2 <= options[1] <= len(options):
+            break  # the rest is no list of options
+        if OPTION_SIZES.get(options[0], options[1]) != options[1]:
+            options = options[options[1] :]
             continue
         if options[0] == 2:
             found.mss = struct.unpack_from(">H", options, 2)[0]
         elif options[0] == 3:
             found.shift = options[2]
+        elif options[0] == 4:
+            found.sack_ok = True
+        elif options[0] == 8:
+            found.ts = struct.unpack_from(">II", options, 2)
+        elif options[0] == 5:
+            edges = struct.unpack_from(f">{(options[1] - 2) // 4}I", options, 2)
+            found.sacks = tuple(zip(edges[::2], edges[1::2], strict=True))
         options = options[options[1] :]
     return found
 
@@ -151,13 +183,15 @@ class Host:
     """A stack at `address` with applications on queues of their own."""
 
     def __init__(self, modules, address=0x0A4D0002, mac=b"\x02\0\0\0\0\x02", buffers=64, mss=1460,
-                 apps=1, seed=1, elements=1024):  # fmt: skip
+                 apps=1, seed=1, elements=1024, **configuration):  # fmt: skip
         self.m = modules
         self.core, self.tables = modules.tcp_core, modules.tcp_tables
         self.address, self.mac, self.now = address, mac, 1000 * S
         self.s = self.tables.allocate()
         secret = bytes((seed * 37 + k * 11) & 255 for k in range(16))
-        self.tables.initialise(self.s, mac, address, 24, address & ~255 | 254, secret, mss)
+        self.tables.initialise(
+            self.s, mac, address, 24, address & ~255 | 254, secret, mss, **configuration
+        )
         self.apps = {}
         self.tx_producer = [0] * 16
         self.tx_lag = False
@@ -187,7 +221,7 @@ class Host:
         return int(self.s["counters"][self.m.tcp_counters.NAMES.index(name)])
 
     def connection(self, number):
-        return self.s["connections"][number & 0xFFFF]
+        return self.s["connections"][number & ((1 << self.tables.INDEX_BITS) - 1)]
 
     # the card, receiving
 
@@ -264,8 +298,11 @@ class Host:
             assert app.queue == queue and ref["generation"] == app.generation and ref["length"] > 0
             assert ref["offset"] + ref["length"] <= len(app.pool)
             frame += app.pool[int(ref["offset"]) : int(ref["offset"] + ref["length"])]
-        struct.pack_into(">H", frame, 24, inet_sum(bytes(frame[14:34])) ^ 0xFFFF)
         # the field holds the pseudo-header's sum, so the sum over the segment is what is needed
+        if frame[12:14] == b"\x86\xdd":
+            struct.pack_into(">H", frame, 70, inet_sum(bytes(frame[54:])) ^ 0xFFFF)
+            return bytes(frame)
+        struct.pack_into(">H", frame, 24, inet_sum(bytes(frame[14:34])) ^ 0xFFFF)
         struct.pack_into(">H", frame, 50, inet_sum(bytes(frame[34:])) ^ 0xFFFF)
         return bytes(frame)
 
@@ -379,22 +416,51 @@ class Host:
         self.step()
         return following
 
+    def rows_of(self, queue):
+        """The rows of connections of `queue`."""
+        each = self.tables.CONNECTIONS_PER_QUEUE
+        return self.s["connections"][queue * each : (queue + 1) * each]
+
+    def check_lists(self, queue, rows):
+        """What the lists by which rows are found say is what the rows say."""
+        s, q = self.s, self.s["queues"][queue]
+        for name in ("waiting", "starved"):
+            listed, at = set(), int(q[f"{name}_head"])
+            while at >= 0:
+                listed.add(at)
+                at = int(s["connections"][at][f"{name}_next"])
+            first = queue * len(rows)
+            assert listed == {first + int(at) for at in np.flatnonzero(rows[f"{name}_listed"])}
+            assert listed >= {first + int(at) for at in np.flatnonzero(rows[name] * rows["state"])}
+        old, at, before = set(), int(q["old_head"]), -1
+        while at >= 0:
+            old.add(at)
+            assert s["connections"][at]["old_before"] == before
+            before, at = at, int(s["connections"][at]["old_next"])
+        assert before == q["old_tail"]
+        waits = np.flatnonzero(rows["state"] == self.m.tcp_states.TIME_WAIT)
+        assert old == {queue * len(rows) + int(at) for at in waits}
+
     def check_whole(self, drained=True):
         """No row, buffer or promise is lost: every table adds up."""
         s, t = self.s, self.tables
+        links = {name: s[f"{name}s"]["next"].tolist() for name in ("send", "piece", "range")}
+        links["connection"] = s["connections"]["hash_next"].tolist()
         for queue in range(t.QUEUES):
             q = s["queues"][queue]
-            for name, each, link in (
-                ("connection", t.CONNECTIONS_PER_QUEUE, "hash_next"),
-                ("send", t.SENDS_PER_QUEUE, "next"),
-                ("piece", t.PIECES_PER_QUEUE, "next"),
+            for name, each in (
+                ("connection", t.CONNECTIONS_PER_QUEUE),
+                ("send", t.SENDS_PER_QUEUE),
+                ("piece", t.PIECES_PER_QUEUE),
+                ("range", t.RANGES_PER_QUEUE),
             ):
                 free, at = set(), int(q[f"free_{name}"])
+                following = links[name]
                 while at >= 0:
                     assert at not in free and at // each == queue
                     free.add(at)
-                    at = int(s[f"{name}s"][at][link])
-                rows = s["connections"][queue * 256 : queue * 256 + 256]
+                    at = following[at]
+                rows = self.rows_of(queue)
                 live = rows[rows["state"] != 0]
                 if name == "connection":
                     used = len(live)
@@ -402,21 +468,25 @@ class Host:
                 else:
                     used = int(live[f"{name}s"].sum())
                 assert len(free) + used == each, (queue, name, len(free), used)
+            self.check_lists(queue, rows)
             assert q["promised"] == rows["promised"][rows["state"] != 0].sum()
             assert q["starved"] == rows["starved"][rows["state"] != 0].sum()
             assert q["waiting"] == rows["waiting"][rows["state"] != 0].sum()
         hashed = 0
-        for bucket in range(t.BUCKETS):
+        for bucket in np.flatnonzero(s["buckets"] != t.NONE):
             at = int(s["buckets"][bucket])
             while at >= 0:
                 hashed += 1
                 assert s["connections"][at]["bucket"] == bucket
                 at = int(s["connections"][at]["hash_next"])
+        each = t.CONNECTIONS // t.BLOCKS
+        assert (s["blocks"] <= s["deadlines"].reshape(-1, each).min(axis=1)).all()
+        assert s["control"]["next_deadline"] <= s["blocks"].min()
         states = s["connections"]["state"]
         assert hashed == ((states != 0) & (states != self.m.tcp_states.DEAD)).sum()
         for queue, app in self.apps.items():
             if drained:
-                rows = s["connections"][queue * 256 : queue * 256 + 256]
+                rows = self.rows_of(queue)
                 kept = int(rows["pieces"][rows["state"] != 0].sum())
                 known = len(app.posted) + len(app.held)
                 assert known + kept == app.buffers, (known, kept, app.buffers)
@@ -431,13 +501,27 @@ class Script:
         self.host, self.port, self.sport, self.iss, self.address = host, port, sport, iss, address
         self.irs = 0
         self.connection = None
+        self.ts = False
+        self.newest = 0
 
-    def give(self, flags, seq=0, ack=None, payload=b"", window=65535, mss=0, shift=-1):
-        """Hand in a segment; what comes back."""
+    def clock(self):
+        """The peer's time stamp clock: 1 ms."""
+        return self.host.now // MS + 5000
+
+    def give(self, flags, seq=0, ack=None, payload=b"", window=65535, mss=0, shift=-1,
+             sack_ok=False, ts=None, sacks=()):  # fmt: skip
+        """Hand in a segment; what comes back. `ts`: (TSval, TSecr), or TSval of a connection with
+        time stamps, which then answers the newest. `sacks`: blocks by relative numbers."""
+        if ts is None and self.ts:
+            ts = self.clock()
+        if isinstance(ts, int):
+            ts = (ts, self.newest)
+        blocks = tuple((self.irs + start, self.irs + end) for start, end in sacks)
         segment = Segment(
             self.address, self.host.address, self.sport, self.port, self.iss + seq,
             self.irs + ack if ack is not None else 0,
-            flags | (ACK if ack is not None else 0), window, payload, mss, shift,
+            flags | (ACK if ack is not None else 0), window, payload, mss, shift, sack_ok, ts,
+            blocks,
         )  # fmt: skip
         self.host.receive(build(segment, self.host.mac, self.MAC))
         self.host.step()
@@ -454,6 +538,11 @@ class Script:
             segment.seq = (segment.seq - self.irs) & 0xFFFFFFFF
             if segment.flags & ACK:
                 segment.ack = (segment.ack - self.iss) & 0xFFFFFFFF
+            segment.sacks = tuple(
+                tuple((edge - self.iss) & 0xFFFFFFFF for edge in block) for block in segment.sacks
+            )
+            if segment.ts is not None:
+                self.newest = segment.ts[0]
             found.append(segment)
         self.host.step()
         return found
@@ -472,23 +561,30 @@ class Script:
         self.host.now = end
         return found
 
-    def open(self, window=65535, mss=1460, shift=-1):
+    def open(self, window=65535, mss=1460, shift=-1, sack_ok=False, ts=False):
         """Passive open by the host: SYN, SYN-ACK, ACK."""
-        (answer,) = self.give(SYN, window=window, mss=mss, shift=shift)
+        self.ts = ts
+        (answer,) = self.give(SYN, window=window, mss=mss, shift=shift, sack_ok=sack_ok)
         assert answer.flags == SYN | ACK and answer.ack == 1
         self.irs = answer.seq
         assert self.give(0, seq=1, ack=1, window=window) == []
         self.connection = self.host.last(EventKind.ACCEPTED)["connection"]
         return answer
 
-    def answer_connect(self, window=65535, mss=1460, shift=-1):
+    def answer_connect(self, window=65535, mss=1460, shift=-1, sack_ok=False, ts=False):
         """The host is connecting: take its SYN, answer, and give what it sends then."""
         syn = next(dissect(f) for f in self.host.transmit() if dissect(f))
         assert syn.flags == SYN
         self.sport, self.port, self.irs = syn.dport, syn.sport, syn.seq
-        found = self.give(SYN, seq=0, ack=1, window=window, mss=mss, shift=shift)
+        if ts:
+            self.ts, self.newest = True, syn.ts[0]
+        found = self.give(SYN, seq=0, ack=1, window=window, mss=mss, shift=shift, sack_ok=sack_ok)
         self.connection = self.host.last(EventKind.CONNECTED)["connection"]
         return syn, found
+
+    def past_quick_acks(self):
+        """As after the first segments of a burst: ACKs are delayed again."""
+        self.row["data_at"], self.row["quick"] = self.host.now, 0
 
     @property
     def row(self):

@@ -33,6 +33,15 @@ def test_sound_frames_are_not_faulty(oracle, tmp_path):
     assert addresses(path) == {("10.77.0.1", "10.77.0.2"): 2}
 
 
+def test_a_sum_of_zero_may_stand_as_0xffff(oracle, tmp_path):
+    """As Linux sends it, about once in 65,536 segments."""
+    zero = frame(window=Ether(frame(window=0))[TCP].chksum)
+    changed = Ether(zero)
+    assert changed[TCP].chksum == 0
+    changed[TCP].chksum = 0xFFFF
+    assert faulty_frames(capture(tmp_path, zero, raw(changed))) == []
+
+
 @pytest.mark.parametrize("wrong", [{"chksum": 0x1234}, {"ip": {"chksum": 0x1234}}])
 def test_a_wrong_checksum_is_found(oracle, tmp_path, wrong):
     assert len(faulty_frames(capture(tmp_path, frame(), frame(**wrong), frame()))) == 1

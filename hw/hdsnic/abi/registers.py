@@ -12,7 +12,8 @@ __all__ = [
     "ABI_VERSION", "ADDRESS_BITS", "CONTROL", "CONTROL_PAGE", "COUNTERS_PAGE", "COUNTER_BYTES",
     "DOORBELLS_PAGE", "EXACT_TAG", "LISTENERS_MAX", "LOCAL_ADDRESSES_MAX", "MAGIC", "MANAGEMENT",
     "MANAGEMENT_PAGE", "PAGE_BYTES", "PORT_COUNTERS", "POST_DOORBELL", "QUEUES_MAX",
-    "REGIONS_MAX", "RSS_CONTEXTS_MAX", "RSS_ENTRIES", "RSS_KEY_BYTES", "STACK_DOORBELL", "port_counter", "post_counter", "post_doorbell_page",
+    "REGIONS_MAX", "RESET_WORD", "RSS_CONTEXTS_MAX", "RSS_ENTRIES", "RSS_KEY_BYTES",
+    "STACK_DOORBELL", "port_counter", "post_counter", "post_doorbell_page",
     "rx_counter", "rx_port_row", "stack_doorbell_page", "tx_counter",
 ]  # fmt: skip
 
@@ -34,6 +35,8 @@ RSS_CONTEXTS_MAX = 16
 RSS_ENTRIES = 128
 """Entries of an indirection table of receive-side scaling."""
 RSS_KEY_BYTES = 40
+RESET_WORD = 0x52455345
+"""What RESET takes for a reset; a stray write is none."""
 EXACT_TAG = 1024
 """A record's `tag` from here on names an exact rule: EXACT_TAG + slot, modulo 4096."""
 
@@ -92,7 +95,7 @@ class CONTROL:
             Field("receive", 1, "take frames from the MAC"),
             Field("transmit", 1, "serve transmit rings"),
             Field("promiscuous", 1, "pass frames for other MAC addresses"),
-            Field("deliver_malformed", 1, "frames of wrong lengths or checksums go whole to queue 0"),
+            Field("deliver_malformed", 1, "frames of wrong length or checksum go whole to queue 0"),
         ),
     )  # fmt: skip
     MAC_LO = Register(
@@ -118,7 +121,7 @@ class CONTROL:
             Field("header_read", 1, "header port: error response to a read"),
             Field("payload_write", 1, "payload port: error response to a write"),
             Field("payload_read", 1, "payload port: error response to a read"),
-            Field("header_write_failed", 1, "header port: no answer within PORT_TIMEOUT; out of use"),
+            Field("header_write_failed", 1, "header port: no answer in PORT_TIMEOUT; out of use"),
             Field("header_read_failed", 1, "the same for its reads"),
             Field("payload_write_failed", 1, "payload port: likewise"),
             Field("payload_read_failed", 1, "the same for its reads"),
@@ -149,8 +152,12 @@ class CONTROL:
     )  # fmt: skip
     RESET = Register(
         "RESET", 0x080, Access.WO,
-        "writing 0x52455345 resets the device, but for management settings of live regions (R28)",
-    )
+        "writing 0x52455345 resets the device once all that is in flight has ended (R28): queues"
+        " and commands are off with their indices final, waiting frames DISABLED, rules and addresses"
+        " gone, this page as after reset but for IRQ_STATUS and ERROR, failed ports in use again."
+        " The management page, posts, counters, keys and tables of receive-side scaling stay."
+        " QUEUE_SWITCH reads `busy`, and writes of this page are refused, until it is done",
+    )  # fmt: skip
     ADDRESS_WORD = Register(
         "ADDRESS_WORD", 0x100, Access.WO,
         "four words: the local address to be stored, network byte order, first byte in bits 7:0"
@@ -188,7 +195,8 @@ class CONTROL:
     COMMAND_RING = Register(
         "COMMAND_RING", 0x130, Access.RW,
         "command ring; writing it switches commands on (or, with `log2_bytes` 0, off), indices"
-        " start at zero",
+        " start at zero. Refused while it is on; reads zero once it is off and no command is under"
+        " way",
         (
             Field("base", 24, "offset in header memory, in 4 KiB; aligned to the ring's size"),
             Field("log2_bytes", 8, "12 to 22, or 0: off"),
@@ -251,13 +259,13 @@ class CONTROL:
         (
             Field("udp_split", 1, "split UDP, too"),
             Field("time_stamps", 1, "a time stamp in every record"),
-            Field("stop_on_refusal", 1, "a refused descriptor stops transmission, as an error does"),
+            Field("stop_on_refusal", 1, "a refused descriptor stops the queue, as an error does"),
         ), count=QUEUES_MAX, stride=16,
     )  # fmt: skip
     IRQ_MODERATION = Register(
         "IRQ_MODERATION", 0x804, Access.RW,
-        "an interrupt of a queue waits for so many index updates, or so long after the first;"
-        " zero: at once",
+        "an interrupt of a queue waits for so many index updates, or so long after the first; zero"
+        " of one is no such limit (the last updates may then wait for more), of both: at once",
         (Field("updates", 8, "index updates"), Field("cycles", 24, "cycles")),
         count=QUEUES_MAX, stride=16,
     )  # fmt: skip
@@ -385,6 +393,7 @@ PORT_COUNTERS = (
     ("rx_bytes", "their bytes, without FCS"),
     ("tx_frames", "frames handed to the MAC"),
     ("tx_bytes", "their bytes, without FCS"),
+    ("tx_flushed", "of these, frames lost while the MAC took nothing for PORT_TIMEOUT"),
 )
 """Counters of the ports, in address order: name and meaning."""
 

@@ -1,7 +1,7 @@
 """Registers, settings, the region table and counters."""
 
-from .control import RegisterBlock
+from .control import CommandControl, RegisterBlock
 from .counters import ByteCounter, CounterBank
 from .regions import RegionTable
 
-__all__ = ["ByteCounter", "CounterBank", "RegionTable", "RegisterBlock"]
+__all__ = ["ByteCounter", "CommandControl", "CounterBank", "RegionTable", "RegisterBlock"]

@@ -11,20 +11,29 @@ from amaranth.lib.wiring import In, Out
 
 from .. import abi
 from ..interfaces import PostRingStore, QueueStore, RegionRow, Strobe
+from .decode import fields_of
 
-__all__ = ["CONTROL_QUEUES", "MANAGEMENT_QUEUES", "MANAGEMENT_REGIONS", "SettingsEngine"]
+__all__ = [
+    "CONTROL_QUEUES", "MANAGEMENT_QUEUES", "MANAGEMENT_REGIONS", "SettingsEngine", "ring_checks",
+]  # fmt: skip
 
 CONTROL_QUEUES, MANAGEMENT_QUEUES, MANAGEMENT_REGIONS = 0, 64, 128
 """Where the three arrays of words begin in the settings memory: 4, 4 and 8 words an entry."""
 
 
-def _fields(register, word):
-    """The fields of a register as slices of `word`."""
-    out, at = {}, 0
-    for f in register.fields:
-        out[f.name] = word[at : at + f.bits]
-        at += f.bits
-    return out
+def ring_checks(m, name, ring, header_base, header_pages):
+    """Whether a ring (fields `base`, `log2_bytes`) has a size, is aligned to it, and lies inside
+    the header memory: bits that must all be 1."""
+    pages = Signal(11, name=f"{name}_pages")
+    for log2 in range(12, 23):
+        with m.If(ring["log2_bytes"] == log2):
+            m.d.comb += pages.eq(1 << (log2 - 12))
+    return [
+        pages != 0,
+        ring["base"] + pages <= header_pages,
+        (ring["base"] & (pages - 1)[:24]) == 0,
+        (header_base[12:36] & (pages - 1)[:24]) == 0,
+    ]
 
 
 class SettingsEngine(wiring.Component):
@@ -32,23 +41,34 @@ class SettingsEngine(wiring.Component):
 
     Ports
     -----
-    queue_pending, post_pending, region_pending, revoke_pending: bits set by the register block;
-    the engine answers with a bit of `*_done` for a cycle. queue_enabled, posts_enabled,
+    queue_pending, off_pending, post_pending, region_pending, revoke_pending: bits set by the
+    register block (`off`: switch the queue off, whatever its word says); the engine answers with a
+    bit of `*_done` for a cycle. queue_enabled, posts_enabled,
     region_live: what is in force; the register block locks by them. refused: a setting was not
     carried out, since it is beyond the memory or the limits; what it concerns stays disabled.
     word_address/word: read port of the settings memory (one cycle).
+    reset_pending: switch all queues off, then clear steering: `clearing`, with `clear_index` for
+    each place of the largest table, a place whenever `clear_ready` is 1; `reset_done` in the last
+    cycle, still paused. Regions, owners and post rings stay.
+    pause, idle: no block begins anything while `pause` is 1; `idle` says that all hold still and
+    that all indices were written back.
     """
 
     def __init__(self, parameters):
         self.parameters = parameters
         p = parameters
+        self.clear_places = max(
+            p.queues, p.listeners, p.local_addresses, p.exact_ways * p.exact_rows
+        )
         super().__init__(
             {
                 "queue_pending": In(p.queues),
+                "off_pending": In(p.queues),
                 "post_pending": In(p.queues),
                 "region_pending": In(p.regions),
                 "revoke_pending": In(p.regions),
                 "queue_done": Out(p.queues),
+                "off_done": Out(p.queues),
                 "post_done": Out(p.queues),
                 "region_done": Out(p.regions),
                 "revoke_done": Out(p.regions),
@@ -62,10 +82,15 @@ class SettingsEngine(wiring.Component):
                 "header_pages": In(32),
                 "index_page": In(32),
                 "pause": Out(1),
-                "rx_idle": In(1),
-                "tx_idle": In(1),
+                "idle": In(1),
+                "reset_pending": In(1),
+                "reset_done": Out(1),
+                "clearing": Out(1),
+                "clear_index": Out(range(self.clear_places)),
+                "clear_ready": In(1),
                 "rx_ring_store": Out(Strobe(QueueStore(p))),
                 "tx_ring_store": Out(Strobe(QueueStore(p))),
+                "completion_ring_store": Out(Strobe(QueueStore(p))),
                 "post_ring_store": Out(Strobe(PostRingStore(p))),
                 "element_clear": Out(stream.Signature(8)),
                 "element_busy": In(1),
@@ -101,15 +126,27 @@ class SettingsEngine(wiring.Component):
                 m.d.sync += [step.eq(0), held.eq(0)]
             return finished
 
-        still = self.rx_idle & self.tx_idle
+        still = self.idle
+        switch_off = Signal()  # the queue at work, whatever its word says
+        storing, switch_off_now = Signal(), Signal()
+        place = Signal(range(self.clear_places + 1))
+        m.d.comb += self.clear_index.eq(place)
         with m.FSM() as fsm:
             # A region that comes to life disturbs nobody, so that needs no pause.
             running = ("idle", "load region", "check region", "clear elements", "sweep")
             m.d.comb += self.pause.eq(~Cat(*(fsm.ongoing(name) for name in running)).any())
             with m.State("idle"):
+                m.d.sync += switch_off.eq(0)
                 with m.If(self.revoke_pending.any()):
                     first_of(self.revoke_pending)
                     m.next = "pause to revoke"
+                with m.Elif(self.reset_pending):
+                    m.d.sync += number.eq(0)
+                    m.next = "pause to reset"
+                with m.Elif(self.off_pending.any()):
+                    first_of(self.off_pending)
+                    m.d.sync += switch_off.eq(1)
+                    m.next = "pause for queue"
                 with m.Elif(self.queue_pending.any()):
                     first_of(self.queue_pending)
                     m.next = "pause for queue"
@@ -121,13 +158,17 @@ class SettingsEngine(wiring.Component):
                     m.next = "load region"
 
             # Two cycles with both idle: a block that began as `pause` rose has then shown it.
-            for name in ("to revoke", "for queue", "for posts"):
+            for name in ("to revoke", "to reset", "for queue", "for posts"):
                 with m.State(f"pause {name}"), m.If(still):
                     m.next = f"settle {name}"
             with m.State("settle to revoke"):
                 m.next = "pause to revoke"
                 with m.If(still):
                     m.next = "revoke"
+            with m.State("settle to reset"):
+                m.next = "pause to reset"
+                with m.If(still):
+                    m.next = "all queues off"
             with m.State("settle for queue"):
                 m.next = "pause for queue"
                 with m.If(still):
@@ -146,17 +187,38 @@ class SettingsEngine(wiring.Component):
                 m.d.sync += self.region_live.eq(self.region_live & ~(1 << number)[: p.regions])
                 m.next = "idle"
 
-            with m.State("load queue"), m.If(load(CONTROL_QUEUES + 4 * number, 3)):
+            with m.State("load queue"), m.If(load(CONTROL_QUEUES + 4 * number, 4)):
                 m.next = "store queue"
             with m.State("store queue"):
-                self._store_queue(m, number, words)
+                m.d.comb += [
+                    storing.eq(1),
+                    self.queue_done.eq(Mux(switch_off, 0, 1 << number)),
+                    self.off_done.eq(Mux(switch_off, 1 << number, 0)),
+                ]
                 m.next = "idle"
+
+            with m.State("all queues off"):
+                m.d.comb += [storing.eq(1), switch_off_now.eq(1)]
+                m.d.sync += number.eq(number + 1)
+                with m.If(number == p.queues - 1):
+                    m.d.sync += place.eq(0)
+                    m.next = "clear tables"
+            with m.State("clear tables"):
+                m.d.comb += self.clearing.eq(self.clear_ready)
+                with m.If(self.clear_ready):
+                    m.d.sync += place.eq(place + 1)
+                    m.next = "clear next"
+            with m.State("clear next"):  # a table that is busy with the last one has shown it
+                m.next = "clear tables"
+                with m.If(place == self.clear_places):
+                    m.d.comb += self.reset_done.eq(1)
+                    m.next = "idle"
 
             with m.State("load posts"), m.If(load(MANAGEMENT_QUEUES + 4 * number, 2)):
                 m.next = "store posts"
             with m.State("store posts"):
-                owner = _fields(abi.MANAGEMENT.QUEUE_OWNER, words[0])
-                ring = _fields(abi.MANAGEMENT.POST_RING, words[1])
+                owner = fields_of(abi.MANAGEMENT.QUEUE_OWNER, words[0])
+                ring = fields_of(abi.MANAGEMENT.POST_RING, words[1])
                 fits = ring["log2_pages"] <= 7
                 enable = owner["posts"][0] & fits
                 store = self.post_ring_store
@@ -200,52 +262,56 @@ class SettingsEngine(wiring.Component):
         # A row that is written by a revoke is all zero: not live.
         with m.If(fsm.ongoing("idle")):
             m.d.sync += self.region_row.eq(0)
+        self._store_queue(m, number, words, storing, switch_off | switch_off_now)
         return m
 
-    def _store_queue(self, m, number, words):
-        """Both rings of a queue, if they lie inside the header memory."""
+    def _store_queue(self, m, number, words, storing, off):
+        """The rings of a queue, if they lie inside the header memory; none with `off`."""
         p = self.parameters
-        wanted = _fields(abi.CONTROL.QUEUE_SWITCH, words[2])["enable"][0]
+        register = abi.CONTROL
+        wanted = fields_of(register.QUEUE_SWITCH, words[2])["enable"][0] & ~off
         good = Signal()
         checks = [self.index_page < self.header_pages]
         rings = []
-        for name, register, word in (
-            ("rx", abi.CONTROL.RX_RING, words[0]),
-            ("tx", abi.CONTROL.TX_RING, words[1]),
+        for name, ring_register, word in (
+            ("rx", register.RX_RING, words[0]),
+            ("tx", register.TX_RING, words[1]),
+            ("completion", register.COMPLETION_RING, words[3]),
         ):
-            ring = _fields(register, word)
-            pages = Signal(11, name=f"{name}_pages")
-            for log2 in range(12, 23):
-                with m.If(ring["log2_bytes"] == log2):
-                    m.d.comb += pages.eq(1 << (log2 - 12))
-            checks += [
-                pages != 0,
-                ring["base"] + pages <= self.header_pages,
-                (ring["base"] & (pages - 1)[:24]) == 0,
-                (self.header_base[12:36] & (pages - 1)[:24]) == 0,
-            ]
+            ring = fields_of(ring_register, word)
+            sound = Cat(*ring_checks(m, name, ring, self.header_base, self.header_pages)).all()
+            if name == "completion":  # a queue may have none
+                sound = sound | (ring["log2_bytes"] == 0)
+            checks.append(sound)
             rings.append(ring)
         m.d.comb += good.eq(Cat(*checks).all())
         enable = wanted & good
-        for ring, store in zip(rings, (self.rx_ring_store, self.tx_ring_store), strict=True):
+        for ring, store, there in zip(
+            rings,
+            (self.rx_ring_store, self.tx_ring_store, self.completion_ring_store),
+            (1, 1, rings[2]["log2_bytes"] != 0),
+            strict=True,
+        ):
             m.d.comb += [
-                store.valid.eq(1),
+                store.valid.eq(storing),
                 store.payload.queue.eq(number),
-                store.payload.enable.eq(enable),
+                store.payload.enable.eq(enable & there),
                 store.payload.base.eq(self.header_base + (ring["base"] << 12)),
-                store.payload.log2_bytes.eq(Mux(good, ring["log2_bytes"], 12)),
+                store.payload.log2_bytes.eq(Mux(good & there, ring["log2_bytes"], 12)),
             ]
-        m.d.comb += [self.refused.eq(wanted & ~good), self.queue_done.eq(1 << number)]
-        m.d.sync += self.queue_enabled.eq(
-            (self.queue_enabled & ~(1 << number)[: p.queues]) | (enable << number)
-        )
+        with m.If(storing & wanted & ~good):
+            m.d.comb += self.refused.eq(1)
+        with m.If(storing):
+            m.d.sync += self.queue_enabled.eq(
+                (self.queue_enabled & ~(1 << number)[: p.queues]) | (enable << number)
+            )
 
     def _region_row(self, words):
         """The row that five words describe, and whether it is sound."""
         p = self.parameters
         base = Cat(words[0], words[1])
-        shape = _fields(abi.MANAGEMENT.REGION_SHAPE, words[2])
-        state = _fields(abi.MANAGEMENT.REGION_STATE, words[4])
+        shape = fields_of(abi.MANAGEMENT.REGION_SHAPE, words[2])
+        state = fields_of(abi.MANAGEMENT.REGION_STATE, words[4])
         postable = words[3]
         elements, log2 = shape["elements"], shape["log2_element_bytes"]
         end = base[: p.address_bits] + (elements << log2[:4])

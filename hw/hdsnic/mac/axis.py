@@ -5,11 +5,12 @@ Receive: the MAC has checked and stripped the FCS and marks a bad frame by `tuse
 Source: ARM IHI 0051, AMBA AXI-Stream Protocol Specification.
 """
 
-from amaranth.hdl import Module, Mux
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..interfaces import FrameBeat
+from ..patience import Patience
 
 __all__ = ["AXIStream", "FrameFromMAC", "FrameToMAC"]
 
@@ -31,7 +32,7 @@ class AXIStream(wiring.Signature):
 
 
 class FrameFromMAC(wiring.Component):
-    """Counts the kept bytes of the last beat. No latency.
+    """Counts the kept bytes of the last beat. No latency, no state: a frame may have any length.
 
     A last beat that keeps no byte counts as one byte and as an error, as does one whose kept bytes
     are not contiguous from byte 0: no frame has such a beat.
@@ -67,7 +68,18 @@ class FrameFromMAC(wiring.Component):
 
 
 class FrameToMAC(wiring.Component):
-    """Makes `tkeep` from the count of the last beat. No latency."""
+    """Makes `tkeep` from the count of the last beat. No latency; a beat a cycle.
+
+    A MAC that takes nothing of an offered beat for `timeout` cycles is `stalled`. From then on
+    beats are discarded as they come, so nothing behind waits. The beat on offer stays, as
+    AXI4-Stream demands. When the MAC takes it, a frame that had more of them is ended by one byte
+    with `tlast` and `tuser`; then `stalled` clears before the next whole frame, which leaves as
+    ever. Every frame that did not leave whole has a pulse of `flushed`.
+
+    Ports
+    -----
+    timeout: cycles; 0: never. stalled: level. flushed: pulse for each frame lost, whole or in part.
+    """
 
     def __init__(self, bus_bytes):
         self.bus_bytes = bus_bytes
@@ -75,6 +87,9 @@ class FrameToMAC(wiring.Component):
             {
                 "beats": In(stream.Signature(FrameBeat(bus_bytes))),
                 "axis": Out(AXIStream(bus_bytes)),
+                "timeout": In(32),
+                "stalled": Out(1),
+                "flushed": Out(1),
             }
         )
 
@@ -82,12 +97,46 @@ class FrameToMAC(wiring.Component):
         m = Module()
         axis, beat = self.axis, self.beats.payload
         all_bytes = (1 << self.bus_bytes) - 1
+        m.submodules.patience = patience = Patience()
+        held = Signal(FrameBeat(self.bus_bytes))  # the beat on offer when the MAC stalled
+        offered = Signal.like(held)
+        inside = Signal()  # a frame's first beat was taken, its last not
+        taken = Signal()
         m.d.comb += [
-            axis.tdata.eq(beat.data),
-            axis.tkeep.eq(Mux(beat.last, ~(all_bytes << beat.count), all_bytes)),
-            axis.tlast.eq(beat.last),
-            axis.tuser.eq(beat.last & beat.error),
-            axis.tvalid.eq(self.beats.valid),
-            self.beats.ready.eq(axis.tready),
+            taken.eq(self.beats.valid & self.beats.ready),
+            patience.timeout.eq(self.timeout),
+            patience.waiting.eq(axis.tvalid & ~self.stalled),
+            patience.progress.eq(axis.tready),
+            offered.eq(beat),
+            axis.tdata.eq(offered.data),
+            axis.tkeep.eq(Mux(offered.last, ~(all_bytes << offered.count), all_bytes)),
+            axis.tlast.eq(offered.last),
+            axis.tuser.eq(offered.last & offered.error),
         ]
+        with m.If(taken):
+            m.d.sync += inside.eq(~beat.last)
+
+        with m.FSM() as fsm:
+            with m.State("frames"):
+                m.d.comb += [
+                    axis.tvalid.eq(self.beats.valid),
+                    self.beats.ready.eq(axis.tready | patience.expired),
+                ]
+                with m.If(patience.expired):
+                    m.d.sync += held.eq(beat)
+                    m.next = "stalled"
+            with m.State("stalled"):
+                m.d.comb += [offered.eq(held), axis.tvalid.eq(1), self.beats.ready.eq(1)]
+                with m.If(axis.tready):
+                    m.next = "rest"
+                    with m.If(~held.last):
+                        m.d.sync += [held.last.eq(1), held.count.eq(1), held.error.eq(1)]
+                        m.next = "stalled"
+            with m.State("rest"):  # of the frame that is being discarded
+                m.d.comb += self.beats.ready.eq(inside)
+                with m.If(~inside | beat.last & taken):
+                    m.next = "frames"
+        m.d.comb += self.stalled.eq(~fsm.ongoing("frames"))
+        with m.If(self.stalled):
+            m.d.comb += self.flushed.eq(taken & beat.last)
         return m

@@ -6,12 +6,16 @@ addresses stand in the IP header and are summed in place; protocol and length ar
 The mask, the adder tree and the accumulator are registered one by one.
 """
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..interfaces import Strobe, count_bits
-from .parse import Facts, lane, located
+from .parse import Facts
+from .stage import lane, located
 
 __all__ = ["ChecksumUnit", "HalfwordSum", "checksum_latency"]
 
@@ -34,8 +38,8 @@ def _pairwise(terms):
 
 def checksum_latency(bus_bytes):
     """Cycles from a frame's last beat at `ChecksumUnit.i` to its results."""
-    bounds, mask, accumulate, folds = 1, 1, 1, 2
-    return bounds + mask + _tree_levels(bus_bytes) + accumulate + folds
+    bounds, mask, accumulate, fold = 1, 1, 1, 1
+    return bounds + mask + _tree_levels(bus_bytes) + accumulate + fold
 
 
 class HalfwordSum(wiring.Component):
@@ -157,29 +161,24 @@ class ChecksumUnit(wiring.Component):
         # Pseudo header: protocol and length (RFC 9293 3.1, RFC 768, RFC 8200 8.1). It is known with
         # the last beat and follows it through the tree and the accumulator.
         pseudo = Signal(17)
-        m.d.comb += pseudo.eq(network.protocol + facts.l4_length)
-        for n in range(checksum_latency(self.bus_bytes) - 2):
+        m.d.comb += pseudo.eq(facts.transport.chain.kind + facts.l4_length)
+        for n in range(checksum_latency(self.bus_bytes) - 1):
             later = Signal(17, name=f"pseudo_{n}")
             m.d.sync += later.eq(pseudo)
             pseudo = later
 
-        # Folds: a frame's total is a multiple of 65,535 if its checksum is right (RFC 1071), and
-        # not zero, as the IP version or the protocol is not.
+        # One fold, and no second one: a frame's total is a multiple of 65,535 if its checksum is
+        # right (RFC 1071), and not zero, as the IP version or the protocol is not.
         ipv4_once, l4_once = Signal(17), Signal(18)
-        ipv4_twice, l4_twice = Signal(17), Signal(17)
-        done = Signal()
-        m.d.sync += [
-            done.eq(l4.done),
-            ipv4_once.eq(ipv4.total[:16] + ipv4.total[16:]),
-            l4_once.eq(l4.total[:16] + l4.total[16:] + pseudo),
-            self.done.eq(done),
-            ipv4_twice.eq(ipv4_once[:16] + ipv4_once[16:]),
-            l4_twice.eq(l4_once[:16] + l4_once[16:]),
-        ]
-        m.d.comb += [
-            self.ipv4_good.eq(ipv4_twice == 0xFFFF),
-            self.l4_good.eq(l4_twice == 0xFFFF),
-        ]
+        m.d.sync += self.done.eq(l4.done)
+        with m.If(l4.done):
+            m.d.sync += [
+                ipv4_once.eq(ipv4.total[:16] + ipv4.total[16:]),
+                l4_once.eq(l4.total[:16] + l4.total[16:] + pseudo),
+            ]
+        for once, good in ((ipv4_once, self.ipv4_good), (l4_once, self.l4_good)):
+            multiples = range(0xFFFF, 1 << len(once), 0xFFFF)
+            m.d.comb += good.eq(reduce(or_, [once == multiple for multiple in multiples]))
         return m
 
     def below(self, m, name, bound, index):

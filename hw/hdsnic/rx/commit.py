@@ -10,12 +10,15 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..abi import RX_RECORDS, PostOutcome, RxOutcome
-from ..interfaces import IndexUpdate, QueueStore, Strobe
+from ..interfaces import Fault, IndexUpdate, QueueStore, Strobe
 from .handles import Element
 from .post import CountedPost
 from .storage import IndexTable, StreamFifo, queue_bits
 
 __all__ = ["Commit", "CommitEntry", "CountedFrame"]
+
+_FAULTS = 4
+"""Voided records that wait to be reported; what is more is counted only."""
 
 
 class CountedFrame(data.StructLayout):
@@ -26,7 +29,10 @@ class CountedFrame(data.StructLayout):
 
 
 class CommitEntry(data.StructLayout):
-    """A frame on its way: an outcome from RX_RECORDS on was dropped, and has no writes."""
+    """A frame on its way: an outcome from RX_RECORDS on was dropped, and has no writes.
+
+    A chain makes an entry for each buffer, with `more` but in the last.
+    """
 
     def __init__(self, parameters):
         super().__init__(
@@ -35,26 +41,30 @@ class CommitEntry(data.StructLayout):
                 "outcome": 5,
                 "producer": 32,
                 "claimed": 1,
+                "more": 1,
                 "element": Element(parameters),
             }
         )
 
 
 class Commit(wiring.Component):
-    """One frame a cycle; four cycles from the last acknowledgement to `index`.
+    """One frame (or buffer of a chain) a cycle; `index` two cycles after the last acknowledgement.
 
-    Holds `depth` frames; behind them the splitter waits. Drops pass in their turn, so outcomes come
-    in the order of frames.
+    Holds `depth` frames; behind them the placer waits. Drops pass in their turn, so outcomes come
+    in the order of frames. All buffers of a chain are finished, each once, when all of its writes
+    are acknowledged, and before its record shows.
 
     A write error voids the record: PORT_ERROR, its queue counts as `failed` until its ring is
-    stored anew, its later records are void too (DISABLED), and a claimed buffer leaves as FLUSHED.
-    Nothing after the failed record becomes visible.
+    stored anew, its later records are void too (DISABLED), and claimed buffers leave as FLUSHED.
+    Nothing after the failed record becomes visible. Where the ring stopped is reported on `faults`,
+    unless four reports wait already.
 
     Ports
     -----
-    entries: frames whose requests have been made. header_done, header_error, payload_done,
-    payload_error: of the `WriteClient`s. finish: an element's buffer is complete. flushed: post
-    outcomes. outcome: one for each frame. index: see `Egress`; for queues that are `enabled`.
+    entries: frames whose requests have been made. ends: for each request on the payload port, 1 if
+    it is its frame's last. header_done, header_error, payload_done, payload_error: of the
+    `WriteClient`s. finish: an element's buffer is complete. flushed: post outcomes. outcome: one
+    for each frame. index: see `Egress`; for queues that are `enabled`.
     index_queue -> consumer, moved: of `PostFetcher`. empty: no frame is on its way.
     """
 
@@ -66,6 +76,7 @@ class Commit(wiring.Component):
         super().__init__(
             {
                 "entries": In(stream.Signature(CommitEntry(p))),
+                "ends": In(stream.Signature(1)),
                 "header_done": In(1),
                 "header_error": In(1),
                 "payload_done": In(1),
@@ -76,6 +87,7 @@ class Commit(wiring.Component):
                 "finish": Out(Strobe(Element(p))),
                 "flushed": Out(stream.Signature(CountedPost(p))),
                 "outcome": Out(Strobe(CountedFrame(p))),
+                "faults": Out(stream.Signature(Fault(p))),
                 "moved": In(Strobe(bits)),
                 "index_queue": Out(bits),
                 "consumer": In(32),
@@ -91,6 +103,9 @@ class Commit(wiring.Component):
         m.submodules.entries = entries = StreamFifo(CommitEntry(p), self.depth, block=True)
         m.submodules.header = header = StreamFifo(1, self.depth)
         m.submodules.payload = payload = StreamFifo(1, self.depth)
+        m.submodules.ends = ends = StreamFifo(1, self.depth)
+        wiring.connect(m, wiring.flipped(self.ends), ends.input)
+        chain_failed = Signal()  # an earlier buffer of this frame met an error
         m.d.comb += [
             entries.input.payload.eq(self.entries.payload),
             entries.input.valid.eq(self.entries.valid),
@@ -98,9 +113,12 @@ class Commit(wiring.Component):
             # As deep as the entries: there is always room.
             header.input.valid.eq(self.header_done),
             header.input.payload.eq(self.header_error),
-            payload.input.valid.eq(self.payload_done),
-            payload.input.payload.eq(self.payload_error),
+            payload.input.valid.eq(self.payload_done & ends.output.payload),
+            payload.input.payload.eq(self.payload_error | chain_failed),
+            ends.output.ready.eq(self.payload_done),
         ]
+        with m.If(self.payload_done):
+            m.d.sync += chain_failed.eq(payload.input.payload & ~ends.output.payload)
 
         entry = entries.output.payload
         written, both = Signal(), Signal()
@@ -120,13 +138,13 @@ class Commit(wiring.Component):
             self.flushed.payload.outcome.eq(PostOutcome.FLUSHED),
             pop.eq(acknowledged & (~(void & both) | self.flushed.ready)),
             entries.output.ready.eq(pop),
-            header.output.ready.eq(pop & written),
-            payload.output.ready.eq(pop & both),
+            header.output.ready.eq(pop & written & ~entry.more),
+            payload.output.ready.eq(pop & both & ~entry.more),
             self.finish.valid.eq(pop & both),
             self.finish.payload.eq(entry.element),
         ]
         m.d.sync += [
-            self.outcome.valid.eq(pop),
+            self.outcome.valid.eq(pop & ~entry.more),
             self.outcome.payload.queue.eq(entry.queue),
             self.outcome.payload.outcome.eq(
                 Mux(void, Mux(error, RxOutcome.PORT_ERROR, RxOutcome.DISABLED), entry.outcome)
@@ -140,7 +158,7 @@ class Commit(wiring.Component):
 
         # A record's update carries the post consumer along; what moved without one is found by a
         # scan.
-        m.submodules.producer = producer = IndexTable(bits, 1)
+        m.submodules.producer = producer = IndexTable(bits, 2)
         visible = Signal()
         moved = Signal(1 << bits)
         scan = Signal(bits)
@@ -148,7 +166,7 @@ class Commit(wiring.Component):
         update = Signal()
         moved_now = Mux(self.moved.valid, 1 << self.moved.payload, 0)
         m.d.comb += [
-            visible.eq(pop & written & ~void),
+            visible.eq(pop & written & ~void & ~entry.more),
             producer.clear.eq(store.valid),
             producer.clear_queue.eq(store.payload.queue),
             producer.write.eq(visible),
@@ -170,4 +188,14 @@ class Commit(wiring.Component):
             self.index.payload.high.eq(self.consumer),
         ]
         m.d.comb += self.empty.eq(entries.empty & ~self.outcome.valid)
+
+        m.submodules.faults = faults = StreamFifo(Fault(p), _FAULTS)
+        wiring.connect(m, faults.output, wiring.flipped(self.faults))
+        m.d.comb += [
+            producer.queue[1].eq(entry.queue),
+            faults.input.valid.eq(pop & error & ~entry.more),
+            faults.input.payload.queue.eq(entry.queue),
+            faults.input.payload.index.eq(producer.value[1]),
+            faults.input.payload.status.eq(RxOutcome.PORT_ERROR),
+        ]
         return m

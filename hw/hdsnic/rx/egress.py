@@ -14,9 +14,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..abi import CELL_BYTES, RECORD, RX_RECORDS, PostOutcome
+from ..abi import CELL_BYTES, CHAINED_BUFFER, RECORD, RX_RECORDS, PostOutcome
 from ..interfaces import (
     Doorbell,
+    Fault,
     FrameBeat,
     IndexUpdate,
     PostRingStore,
@@ -33,7 +34,7 @@ from .handles import ElementStates, HandleQueues
 from .place import Placer
 from .post import CountedPost, PostFetcher
 from .record import RecordJob, RecordWriter
-from .split import PayloadAligner, SplitJob, Splitter
+from .split import ChainCutter, PayloadAligner, SplitJob, Splitter
 from .storage import StreamFifo
 
 __all__ = ["Egress"]
@@ -42,19 +43,24 @@ _JOBS = 4
 """Frames that may be placed before the first of them is split."""
 _BEATS = 4
 """Beats of slack between the splitter and each realigner: covers the record's fixed part."""
+_BUFFERS = 16
+"""Buffers of placed frames that wait for their requests: the longest chain has room, or its first
+buffers would wait for its record, and its record for its last buffers."""
 
 
 class Egress(wiring.Component):
     """Places, splits, writes and commits frames; serves the post rings.
 
-    Throughput: one beat a cycle, and per frame at least 2 cycles, 3 with payload, and as many as
-    its record has beats. Latency from `frames` to the first beat on a port: about 6 cycles; from
-    the last acknowledgement to `index`: 4. When a port or the commit queue is slow, beats wait in
-    the frame buffer; a queue without buffers or ring space loses its own frames and delays nobody.
+    Throughput: one beat a cycle, and per frame at least 2 cycles, 3 for each further buffer, and as
+    many as its record has beats. Latency from `frames` to the first beat of the header: 3 cycles,
+    of the payload: 4; from the last acknowledgement to `index`: 2. When a port or the commit queue
+    is slow, beats wait in the frame buffer; a queue without buffers or ring space loses its own
+    frames and delays nobody.
 
     Ports
     -----
-    frames, beats: from `Ingress`.
+    frames, beats: from `Ingress`, or `Injector`.
+    time_stamps: a bit for each queue: its records begin with a time stamp.
     rx_ring_store, post_ring_store: a queue's receive ring, and owner and post ring; only while
     paused and idle. Handles left from before are discarded at once.
     rx_consumer, post_producer: doorbells; nonsense is ignored.
@@ -64,7 +70,10 @@ class Egress(wiring.Component):
     outcome: one for each frame, in their order; `completed` with it.
     post_outcome: one for each cell that was read (ACCEPTED or refused), one more (FLUSHED) for an
     accepted one that will never hold payload, one for each bad doorbell. So accepted posts are
-    split records, FLUSHED, or still held.
+    buffers of records, FLUSHED, or still held.
+    rx_fault: a voided record, and where its queue's ring stopped. post_fault: a refused cell, or
+    where a post ring was given up. Both are lost while nobody takes them; see `outcome` and
+    `post_outcome` for the count.
     element_clear: a region is about to go live: its old handles are discarded, then its element
     states swept; `element_busy` until that is done. Frames wait for the first part only.
     pause, idle: with `pause` no frame and no read is begun; `idle` once nothing is under way.
@@ -75,6 +84,7 @@ class Egress(wiring.Component):
         p = parameters
         super().__init__(
             {
+                "time_stamps": In(p.queues),
                 "frames": In(stream.Signature(SteeredFrame(p))),
                 "beats": In(stream.Signature(FrameBeat(p.bus_bytes))),
                 "rx_ring_store": In(Strobe(QueueStore(p))),
@@ -89,6 +99,8 @@ class Egress(wiring.Component):
                 "index": Out(Strobe(IndexUpdate(p))),
                 "outcome": Out(Strobe(CountedFrame(p))),
                 "post_outcome": Out(Strobe(CountedPost(p))),
+                "rx_fault": Out(stream.Signature(Fault(p))),
+                "post_fault": Out(stream.Signature(Fault(p))),
                 "completed": Out(1),
                 "element_clear": In(stream.Signature(8)),
                 "element_busy": Out(1),
@@ -102,19 +114,22 @@ class Egress(wiring.Component):
         p = self.parameters
         m.submodules.states = states = ElementStates(p)
         m.submodules.handles = handles = HandleQueues(p)
-        m.submodules.fetcher = fetcher = PostFetcher(p, handles.chunk)
+        m.submodules.fetcher = fetcher = PostFetcher(p)
         m.submodules.placer = placer = Placer(p)
         m.submodules.jobs = jobs = StreamFifo(SplitJob(p), _JOBS)
         m.submodules.splitter = splitter = Splitter(p)
-        m.submodules.header_beats = header_beats = StreamFifo(8 * p.bus_bytes, _BEATS)
+        m.submodules.header_beats = header_beats = StreamFifo(8 * p.bus_bytes, _BEATS, through=True)
         m.submodules.payload_beats = payload_beats = StreamFifo(
-            splitter.payload.payload.shape(), _BEATS
+            splitter.payload.payload.shape(), _BEATS, through=True
         )
         m.submodules.records = records = StreamFifo(RecordJob(p), _JOBS)
         m.submodules.writer = writer = RecordWriter(p)
+        m.submodules.words = words = StreamFifo(64, _BUFFERS)
         m.submodules.aligner = aligner = PayloadAligner(p)
+        m.submodules.cutter = cutter = ChainCutter(p)
+        m.submodules.lengths = lengths = StreamFifo(cutter.lengths.payload.shape(), _BUFFERS)
         m.submodules.header_requests = header_requests = StreamFifo(WriteRequest(p), _JOBS)
-        m.submodules.payload_requests = payload_requests = StreamFifo(WriteRequest(p), _JOBS)
+        m.submodules.payload_requests = payload_requests = StreamFifo(WriteRequest(p), _BUFFERS)
         m.submodules.commit = commit = Commit(p)
 
         connect, flipped = wiring.connect, wiring.flipped
@@ -153,11 +168,19 @@ class Egress(wiring.Component):
             commit.enabled.eq(placer.enabled),
             handles.flush.valid.eq(self.post_ring_store.valid),
             handles.flush.payload.eq(self.post_ring_store.payload.queue),
+            handles.wanted.eq(placer.wanted),
             handles.queue.eq(placer.queue),
+            handles.depth.eq(placer.depth),
             handles.pop.eq(placer.pop),
+            handles.replace.eq(placer.replace),
             # Also no frame in flight: its buffer's state is cleared when it commits.
             handles.quiet.eq(fetcher.quiet & placer.quiet & commit.empty),
             placer.handle.eq(handles.handle),
+            placer.found.eq(handles.found),
+            placer.following.eq(handles.following),
+            placer.another.eq(handles.another),
+            placer.pushing.eq(fetcher.push.valid),
+            placer.time_stamps.eq(self.time_stamps),
             placer.ready.eq(handles.ready),
             placer.held.eq(handles.held),
             placer.owner.eq(fetcher.owner),
@@ -168,7 +191,9 @@ class Egress(wiring.Component):
             self.element_busy.eq(handles.purging | states.busy),
         ]
         self._count_posts(m, fetcher, commit, placer, handles, states)
-        self._dispatch(m, placer, jobs, records, header_requests, payload_requests, commit)
+        payload_sinks = (payload_requests, lengths, words)
+        self._dispatch(m, placer, jobs, records, header_requests, payload_sinks, commit)
+        self._describe(m, placer, records)
 
         # Split and write.
         connect(m, jobs.output, splitter.jobs)
@@ -179,13 +204,18 @@ class Egress(wiring.Component):
         connect(m, payload_beats.output, aligner.input)
         connect(m, records.output, writer.jobs)
         connect(m, writer.output, flipped(self.header.beats))
-        connect(m, aligner.output, flipped(self.payload.beats))
+        connect(m, words.output, writer.words)
+        connect(m, aligner.output, cutter.input)
+        connect(m, lengths.output, cutter.lengths)
+        connect(m, cutter.output, flipped(self.payload.beats))
         connect(m, header_requests.output, flipped(self.header.request))
         connect(m, payload_requests.output, flipped(self.payload.request))
 
         # Commit.
         connect(m, commit.index, flipped(self.index))
         connect(m, commit.outcome, flipped(self.outcome))
+        connect(m, commit.faults, flipped(self.rx_fault))
+        connect(m, fetcher.faults, flipped(self.post_fault))
         m.d.comb += [
             commit.header_done.eq(self.header.done),
             commit.header_error.eq(self.header.error),
@@ -237,29 +267,33 @@ class Egress(wiring.Component):
             ]
         m.d.sync += [self.post_outcome.valid.eq(valid), self.post_outcome.payload.eq(post)]
 
-    def _dispatch(self, m, placer, jobs, records, header_requests, payload_requests, commit):
-        """A placed frame to all that work on it, at once, when all have room."""
+    def _dispatch(self, m, placer, jobs, records, header_requests, payload_sinks, commit):
+        """A placed frame, or buffer, to all that work on it, at once, when all have room."""
         p = self.parameters
         lane_bits = p.bus_bytes.bit_length() - 1
         placed = placer.placed.payload
         frame = placed.frame
         written, go = Signal(), Signal()
+        sinks = (jobs, records, header_requests, *payload_sinks)
+        readies = [sink.input.ready for sink in sinks]
         m.d.comb += [
             written.eq(placed.outcome < RX_RECORDS),
             go.eq(
-                placer.placed.valid
-                & jobs.input.ready
-                & records.input.ready
-                & header_requests.input.ready
-                & payload_requests.input.ready
-                & commit.entries.ready
+                placer.placed.valid & Cat(readies).all() & commit.entries.ready & commit.ends.ready
             ),
             placer.placed.ready.eq(go),
-            jobs.input.valid.eq(go),
-            records.input.valid.eq(go & written),
-            header_requests.input.valid.eq(go & written),
-            payload_requests.input.valid.eq(go & placed.claimed),
+            jobs.input.valid.eq(go & placed.first),
+            records.input.valid.eq(go & written & placed.first),
+            header_requests.input.valid.eq(go & written & placed.first),
             commit.entries.valid.eq(go),
+            commit.ends.valid.eq(go & placed.claimed),
+            commit.ends.payload.eq(~placed.more),
+        ]
+        requests, lengths, words = payload_sinks
+        m.d.comb += [
+            requests.input.valid.eq(go & placed.claimed),
+            lengths.input.valid.eq(go & placed.claimed),
+            words.input.valid.eq(go & placed.claimed & ~placed.first),
         ]
 
         job = jobs.input.payload
@@ -275,24 +309,58 @@ class Egress(wiring.Component):
                 job.shift.eq(frame.header_length[:lane_bits]),
             ]
 
+        header, payload = header_requests.input.payload, requests.input.payload
+        entry = commit.entries.payload
+        word = words.input.payload
+        chained = CHAINED_BUFFER.as_amaranth()(word)
+        m.d.comb += [
+            header.address.eq(placed.record),
+            header.length.eq(RECORD.bytes + (placed.extensions << 3) + frame.header_length),
+            header.wrap_log2.eq(placed.wrap_log2),
+            payload.address.eq(placed.address),
+            payload.length.eq(placed.length),
+            lengths.input.payload.eq((placed.length + p.bus_bytes - 1) >> lane_bits),
+            chained.element.eq(placed.at.element),
+            chained.region.eq(placed.at.region),
+            chained.length.eq(placed.length),
+            entry.queue.eq(frame.queue),
+            entry.outcome.eq(placed.outcome),
+            entry.producer.eq(placed.producer),
+            entry.claimed.eq(placed.claimed),
+            entry.more.eq(placed.more),
+            entry.element.eq(placed.at),
+        ]
+
+    def _describe(self, m, placer, records):
+        """The record of a placed frame."""
+        p = self.parameters
+        lane_bits = p.bus_bytes.bit_length() - 1
+        placed = placer.placed.payload
+        frame = placed.frame
         record = records.input.payload
         in_beat = Signal(range(max(2, p.bus_bytes)))  # byte of the beat at which the record begins
         m.d.comb += [
             in_beat.eq(placed.record[:lane_bits] & ~(CELL_BYTES - 1)),
             record.cell.eq(in_beat // CELL_BYTES),
-            record.end.eq(in_beat + RECORD.bytes + frame.header_length),
+            record.end.eq(in_beat + RECORD.bytes + (placed.extensions << 3) + frame.header_length),
+            record.stamped.eq(placed.time_stamp),
+            record.time_stamp.eq(frame.time_stamp),
+            record.chained.eq(placed.extensions - placed.time_stamp),
         ]
         claimed = placed.claimed
         fields = {
             "header_length": frame.header_length,
             "payload_length": Mux(claimed, frame.payload_length, 0),
-            "element": Mux(claimed, placed.handle.at.element, 0),
-            "region": Mux(claimed, placed.handle.at.region, 0),
+            "extensions": placed.extensions,
+            "element": Mux(claimed, placed.at.element, 0),
+            "region": Mux(claimed, placed.at.region, 0),
+            "hash": frame.hash,
             "tag": frame.tag,
             "reason": placed.outcome,
             "vlan_tags": frame.vlan_tags,
             "ipv6": frame.ipv6,
             "checksum_good": frame.checksum_good,
+            "time_stamp": placed.time_stamp,
             "posted_left": placed.left,
         }
         # One assignment of all bits: constant parts of their own never wake a Verilog process.
@@ -303,20 +371,3 @@ class Egress(wiring.Component):
                 m.d.comb += part.eq(fields[name])
             packed.append(part if name in fields else Const(0, width))
         m.d.comb += record.fields.as_value().eq(Cat(*packed))
-
-        header, payload = header_requests.input.payload, payload_requests.input.payload
-        entry = commit.entries.payload
-        m.d.comb += [
-            header.address.eq(placed.record),
-            header.length.eq(RECORD.bytes + frame.header_length),
-            header.wrap_log2.eq(placed.wrap_log2),
-            payload.address.eq(
-                placed.region_base + (placed.handle.at.element << placed.log2_element_bytes)
-            ),
-            payload.length.eq(frame.payload_length),
-            entry.queue.eq(frame.queue),
-            entry.outcome.eq(placed.outcome),
-            entry.producer.eq(placed.producer),
-            entry.claimed.eq(placed.claimed),
-            entry.element.eq(placed.handle.at),
-        ]

@@ -3,7 +3,7 @@
 Runs beside the L2 stage of the parser; `verify` drops what it does not pass.
 """
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,12 +25,11 @@ class MacMatch(data.StructLayout):
 class MacFilter(wiring.Component):
     """Compares the destination address with the card's, a halfword at a time.
 
-    Latency one cycle; a beat a cycle; no back-pressure. `match` is right once the first six bytes
-    of a frame have passed, and until its end.
+    Latency one cycle; a frame a cycle; no back-pressure. `match` is right until the next frame.
 
     Interface attributes
     --------------------
-    valid, near, data: a beat, and its index in the frame.
+    valid, data: the first beat of a frame; all six bytes are in it at any width.
     mac_address: first byte in bits 7:0.
     """
 
@@ -39,7 +38,6 @@ class MacFilter(wiring.Component):
         super().__init__(
             {
                 "valid": In(1),
-                "near": In(4),
                 "data": In(8 * bus_bytes),
                 "mac_address": In(48),
                 "promiscuous": In(1),
@@ -49,9 +47,7 @@ class MacFilter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        first = Signal()
-        m.d.comb += first.eq(self.near == 0)  # all six bytes are in the first beat of any width
-        with m.If(self.valid & first):
+        with m.If(self.valid):
             for n in range(MAC_BYTES // 2):
                 bits = slice(16 * n, 16 * n + 16)
                 m.d.sync += self.match.equal[n].eq(self.data[bits] == self.mac_address[bits])

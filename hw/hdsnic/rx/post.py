@@ -12,16 +12,18 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..abi import CELL_BYTES, POST_CELL, PostOutcome
-from ..interfaces import Doorbell, PostRingStore, ReadClient, RegionLookup, Strobe
-from .handles import Element, QueuedHandle
+from ..interfaces import Doorbell, Fault, PostRingStore, ReadClient, RegionLookup, Strobe
+from .handles import Element, QueuedHandle, Reservation, chunk_cells
 from .storage import IndexTable, StreamFifo, queue_bits
 
 __all__ = ["CountedPost", "PostFetcher"]
 
 PAGE_CELLS_LOG2 = 9  # cells of 8 bytes in 4 KiB
 _LOG2_PAGES_MAX = 7
-_READS = 8
+_READS = 32
 """Reads in flight, of all queues together."""
+_FAULTS = 4
+"""Refused cells that wait to be reported; what is more is counted only."""
 
 assert POST_CELL.bytes == 8 and CELL_BYTES == 16
 
@@ -34,32 +36,33 @@ class CountedPost(data.StructLayout):
 
 
 class PostFetcher(wiring.Component):
-    """Serves the post rings in turn, one read of up to `post_prefetch` / 4 cells (at most 16) a
+    """Serves the post rings in turn, one read of up to `post_prefetch` / 4 cells (at most 64) a
     turn.
 
-    A turn takes four cycles up to the read's request; several reads are in flight. Cells are
-    checked at one a cycle, four cycles each, and then pushed or released; room for them was
-    reserved, so a slow consumer of handles only stops new reads. A queue has its turn while cells
-    wait below its doorbell and `roomy` says that a whole read has room.
+    A turn takes four cycles up to the read's request; up to 32 reads are in flight. Cells are
+    checked at one a cycle, less one for each turn, four cycles each, and then pushed or released;
+    room for them was reserved, so a slow consumer of handles only stops new reads. A queue has its
+    turn while cells wait below its doorbell and `roomy` says that a whole read has room.
 
     Errors: a doorbell beyond the ring, or backwards, is ignored (`bad_doorbell`). A ring whose
     region is not live, not the owner's, not readable, too small, or of another generation than at
     its first read is read no more until it is stored anew (one BAD_REGION or BAD_OWNER). Each cell
-    gives one outcome on `outcomes`.
+    gives one outcome on `outcomes`; one that was refused, or where the reading of a ring ended, is
+    reported on `faults`, too, unless four reports wait already.
 
     Ports
     -----
     post_ring_store, post_producer, region, posts, pause: see `Egress`. hold: no cell is begun.
-    push, reserve, release, roomy, flushing, chunk: of `HandleQueues`. mark, marked_before: of
+    push, reserve, release, roomy, flushing: of `HandleQueues`. mark, marked_before: of
     `ElementStates`. queue -> owner, unread: of the placer's queue, the owner and the cells between
     doorbell and last read (at most 255), in the same cycle. index_queue -> consumer: cells
     processed. moved: a queue's consumer has moved. quiet: no cell under check. idle: no read out
     either.
     """
 
-    def __init__(self, parameters, chunk):
+    def __init__(self, parameters):
         self.parameters = parameters
-        self.chunk = chunk
+        self.chunk = chunk_cells(parameters)
         p = parameters
         bits = queue_bits(p)
         super().__init__(
@@ -73,11 +76,12 @@ class PostFetcher(wiring.Component):
                 "roomy": In(1 << bits),
                 "flushing": In(1 << bits),
                 "push": Out(Strobe(QueuedHandle(p))),
-                "reserve": Out(Strobe(data.StructLayout({"queue": bits, "count": 5}))),
+                "reserve": Out(Strobe(Reservation(p))),
                 "release": Out(Strobe(bits)),
                 "mark": Out(stream.Signature(Element(p))),
                 "marked_before": In(1),
                 "outcomes": Out(stream.Signature(CountedPost(p))),
+                "faults": Out(stream.Signature(Fault(p))),
                 "bad_doorbell": Out(Strobe(bits)),
                 "queue": In(bits),
                 "owner": Out(8),
@@ -285,7 +289,7 @@ class PostFetcher(wiring.Component):
             ]
 
         self._check_cells(
-            m, reads, owner_of_cell, consumer, turn, lookup, ring_of_turn.data.region,
+            m, reads, owner_of_cell, consumer, turn, index, lookup, ring_of_turn.data.region,
             flowing, refuse, refusable, owner_good,
         )  # fmt: skip
         m.d.comb += self.idle.eq(
@@ -294,7 +298,7 @@ class PostFetcher(wiring.Component):
         return m
 
     def _check_cells(
-        self, m, reads, owners, consumer, turn, lookup, ring_region,
+        self, m, reads, owners, consumer, turn, index, lookup, ring_region,
         flowing, refuse, refusable, owner_good,
     ):  # fmt: skip
         """Cells of the answers through four stages: cell, row, mark, outcome."""
@@ -419,6 +423,14 @@ class PostFetcher(wiring.Component):
             m.d.comb += counted.input.payload.outcome.eq(
                 Mux(owner_good, PostOutcome.BAD_REGION, PostOutcome.BAD_OWNER)
             )
+        m.submodules.faults = faults = StreamFifo(Fault(p), _FAULTS)
+        wiring.connect(m, faults.output, wiring.flipped(self.faults))
+        m.d.comb += [
+            faults.input.valid.eq((settled.valid & ~fresh) | refuse),
+            faults.input.payload.queue.eq(counted.input.payload.queue),
+            faults.input.payload.index.eq(Mux(settled.valid, consumer.value[0], index)),
+            faults.input.payload.status.eq(counted.input.payload.outcome),
+        ]
         m.d.comb += [
             self.outcomes.payload.eq(counted.output.payload),
             self.outcomes.valid.eq(counted.output.valid),

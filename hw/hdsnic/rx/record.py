@@ -1,18 +1,24 @@
-"""Record writer: the fixed part of a record and the header behind it, on the lanes of the ring.
+"""Record writer: the fixed part of a record, its extensions and the header, on the ring's lanes.
 
 The header side of the split. A record starts on a 16-byte cell, so on buses wider than a cell it
-may begin in the middle of a beat: the header is shifted by whole cells, and strobes keep the bytes
-outside of the record untouched.
+may begin in the middle of a beat: the header is shifted by whole 8-byte words, and strobes keep the
+bytes outside of the record untouched.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..abi import CELL_BYTES, RECORD
+from ..abi import CELL_BYTES, CHAINED_BUFFER, RECORD, TIME_STAMP
 from ..interfaces import WriteBeat, count_bits
 
 __all__ = ["RecordJob", "RecordWriter"]
+
+_WORD_BYTES = 8
+_FIXED_WORDS = RECORD.bytes // _WORD_BYTES
+
+assert RECORD.bytes == 2 * _WORD_BYTES and RECORD.bytes == CELL_BYTES
+assert CHAINED_BUFFER.bytes == TIME_STAMP.bytes == _WORD_BYTES
 
 
 def _cells(parameters):
@@ -23,7 +29,8 @@ def _cells(parameters):
 class RecordJob(data.StructLayout):
     """A record: its fixed part, the `cell` of the beat in which it begins, and its end.
 
-    `end` counts bytes from lane 0 of the record's first beat to its last byte.
+    `end` counts bytes from lane 0 of the record's first beat to its last byte. With `stamped` the
+    word `time_stamp` follows the fixed part; then come `chained` words from the stream of them.
     """
 
     def __init__(self, parameters):
@@ -32,21 +39,24 @@ class RecordJob(data.StructLayout):
                 "fields": RECORD.as_amaranth(),
                 "cell": (_cells(parameters) - 1).bit_length(),
                 "end": count_bits(parameters.frame_bytes_max) + 1,
+                "stamped": 1,
+                "time_stamp": 64,
+                "chained": count_bits(parameters.chain_max - 1),
             }
         )
 
 
 class RecordWriter(wiring.Component):
     """Makes the beats of a record: as many as its bytes touch, one a cycle, no bubble between
-    records.
+    records. In a record with chained buffers each 8-byte word before the header takes a cycle.
 
-    Latency one cycle. The fixed part goes out before the header's first beat is there where it
-    fills a beat of its own. 70 bytes take 9 beats of 8 bytes, 2 of 64.
+    Latency one cycle. What is before the header goes out before the header's first beat is there
+    where it fills beats of its own. 70 bytes take 9 beats of 8 bytes, 2 of 64.
 
     Ports
     -----
-    jobs: records, taken with their last beat. header: beats of the frame that hold header bytes.
-    output: for the header port.
+    jobs: records, taken with their last beat. words: CHAINED_BUFFER extensions, in order. header:
+    beats of the frame that hold header bytes. output: for the header port.
     """
 
     def __init__(self, parameters):
@@ -55,6 +65,7 @@ class RecordWriter(wiring.Component):
         super().__init__(
             {
                 "jobs": In(stream.Signature(RecordJob(parameters))),
+                "words": In(stream.Signature(8 * _WORD_BYTES)),
                 "header": In(stream.Signature(8 * width)),
                 "output": Out(stream.Signature(WriteBeat(width))),
             }
@@ -63,56 +74,91 @@ class RecordWriter(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         width = self.parameters.bus_bytes
-        cells = _cells(self.parameters)
+        lanes = width // _WORD_BYTES  # words in a beat
+        lane_bits = lanes.bit_length() - 1
+        word = 8 * _WORD_BYTES
         job, out = self.jobs.payload, self.output
         fields = job.fields.as_value()
-        group = 8 * min(width, CELL_BYTES)  # bits that move together
 
-        # Beats that the fixed part fills alone: all of it on a bus of at most a cell.
-        fixed_beats = max(1, RECORD.bytes // width)
-        beat = Signal(range(fixed_beats + 1))  # of the record, up to fixed_beats
-        first = beat == 0
-        fixed = Signal()  # this beat holds no header
-        shift = Signal(range(max(2, cells)))  # cells by which the header is moved
-        if cells == 1:
-            m.d.comb += [fixed.eq(beat < fixed_beats), shift.eq(0)]
-        else:
-            m.d.comb += [fixed.eq(first & (job.cell == cells - 1)), shift.eq(job.cell + 1)]
-
-        later = Signal.like(job.end)
-        end = Signal.like(job.end)
-        wants, fire = Signal(), Signal()
+        # Words of the record before its header, and where the first of them and the header begin.
+        prefix = Signal(range(_FIXED_WORDS + 1 + self.parameters.chain_max))
+        start, behind = Signal(range(max(2, lanes))), Signal(range(lanes + 17))
+        shift = Signal(range(max(2, lanes)))  # words by which the header is moved
         m.d.comb += [
-            end.eq(Mux(first, job.end, later)),
-            wants.eq(~fixed & (end > shift * CELL_BYTES)),
-            fire.eq(self.jobs.valid & (~wants | self.header.valid) & (~out.valid | out.ready)),
-            self.header.ready.eq(fire & wants),
-            self.jobs.ready.eq(fire & (end <= width)),
+            prefix.eq(_FIXED_WORDS + job.stamped + job.chained),
+            start.eq(job.cell * (CELL_BYTES // _WORD_BYTES)),
+            behind.eq(start + prefix),
+            shift.eq(behind[:lane_bits]),
         ]
 
-        groups = 8 * width // group
-        moved = Array(self.header.payload.rotate_left(group * k) for k in range(groups))
+        # Without a chain the words before the header go in one beat with it, or by way of `kept`,
+        # which completes the next beat; else, and on the narrowest bus, one by one into `kept`.
+        done = Signal.like(prefix)  # words before the header
+        opened = Signal()  # the record's first beat was made
+        later, end, begin = Signal.like(job.end), Signal.like(job.end), Signal(count_bits(width))
+        one_by_one, body, at_once = Signal(), Signal(), Signal()
+        lane = Signal(range(max(2, lanes)))
+        makes, wants, takes, fire = Signal(), Signal(), Signal(), Signal()
+        header_at = Signal.like(job.end)  # lane of this beat where the header begins, in bytes
+        m.d.comb += [
+            one_by_one.eq((job.chained != 0) | (lanes == 1)),
+            body.eq(done == prefix),
+            at_once.eq(~body & ~one_by_one),
+            end.eq(Mux(opened, later, job.end)),
+            begin.eq(Mux(opened, 0, start * _WORD_BYTES)),
+            lane.eq((start + done)[:lane_bits]),
+            header_at.eq(Mux(at_once, behind, shift) * _WORD_BYTES),
+            makes.eq(body | at_once | (lane == lanes - 1)),
+            wants.eq((body | (at_once & (behind < lanes))) & (end > header_at)),
+            takes.eq(one_by_one & ~body & (done >= _FIXED_WORDS + job.stamped)),
+            fire.eq(
+                self.jobs.valid
+                & (~makes | ~out.valid | out.ready)
+                & (~wants | self.header.valid)
+                & (~takes | self.words.valid)
+            ),
+            self.header.ready.eq(fire & wants),
+            self.words.ready.eq(fire & takes),
+            self.jobs.ready.eq(fire & makes & (end <= width)),
+        ]
+
+        first_words = [fields[:word], fields[word:], job.time_stamp]
+        single = Signal(word)
+        m.d.comb += single.eq(
+            Mux(takes, self.words.payload, Array(first_words)[done[: len(first_words) - 1]])
+        )
+        moved = Array(self.header.payload.rotate_left(word * k) for k in range(lanes))
         turned, kept, merged = (Signal(8 * width, name=n) for n in ("turned", "kept", "merged"))
-        begin = Signal(count_bits(width))  # first lane of the record in its first beat
-        m.d.comb += [turned.eq(moved[shift]), begin.eq(Mux(first, job.cell * CELL_BYTES, 0))]
-        for k in range(groups):
-            source = Mux(k < shift, kept.word_select(k, group), turned.word_select(k, group))
-            if cells == 1:
-                own = fields.word_select(beat[: max(1, (fixed_beats - 1).bit_length())], group)
-                source = Mux(fixed, own, source)
-            else:
-                source = Mux(first & (job.cell == k), fields, source)
-            m.d.comb += merged.word_select(k, group).eq(source)
+        m.d.comb += turned.eq(moved[shift])
+        for k in range(lanes):
+            before = Mux(k < shift, kept.word_select(k, word), turned.word_select(k, word))
+            together = turned.word_select(k, word)
+            for n, first_word in enumerate(first_words):
+                own = (start + n == k) & ((n < _FIXED_WORDS) | job.stamped)
+                together = Mux(own, first_word, together)
+            alone = Mux(lane == k, single, kept.word_select(k, word))
+            m.d.comb += merged.word_select(k, word).eq(
+                Mux(body, before, Mux(one_by_one, alone, together))
+            )
 
         with m.If(~out.valid | out.ready):
-            m.d.sync += out.valid.eq(fire)
+            m.d.sync += out.valid.eq(fire & makes)
         with m.If(fire):
             m.d.sync += [
-                out.payload.data.eq(merged),
-                out.payload.strobe.eq(Cat((lane >= begin) & (lane < end) for lane in range(width))),
-                out.payload.last.eq(end <= width),
-                later.eq(end - width),
-                beat.eq(Mux(end <= width, 0, Mux(beat == fixed_beats, beat, beat + 1))),
-                kept.eq(turned),
+                done.eq(Mux(one_by_one & ~body, done + 1, prefix)),
+                kept.eq(Mux(one_by_one & ~body, merged, turned)),
             ]
+            # The time stamp begins the second beat.
+            with m.If(at_once & (behind > lanes)):
+                m.d.sync += kept.word_select(0, word).eq(job.time_stamp)
+            with m.If(makes):
+                m.d.sync += [
+                    out.payload.data.eq(merged),
+                    out.payload.strobe.eq(Cat((k >= begin) & (k < end) for k in range(width))),
+                    out.payload.last.eq(end <= width),
+                    later.eq(end - width),
+                    opened.eq(1),
+                ]
+            with m.If(self.jobs.ready):
+                m.d.sync += [opened.eq(0), done.eq(0)]
         return m

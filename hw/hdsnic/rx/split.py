@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..interfaces import FrameBeat, WriteBeat, count_bits
 
-__all__ = ["PayloadAligner", "PayloadBeat", "SplitJob", "Splitter"]
+__all__ = ["ChainCutter", "PayloadAligner", "PayloadBeat", "SplitJob", "Splitter"]
 
 
 def _lane_bits(parameters):
@@ -124,7 +124,7 @@ class Splitter(wiring.Component):
 class PayloadAligner(wiring.Component):
     """Shifts payload from its lane in the frame to lane 0.
 
-    Latency 4 cycles, one input and one output beat a cycle, no bubble between frames: the output
+    Latency 2 cycles, one input and one output beat a cycle, no bubble between frames: the output
     beat that begins in one input beat is completed from the next, which is only looked at until its
     own turn comes. Back-pressure of `output` holds all stages.
     """
@@ -150,51 +150,89 @@ class PayloadAligner(wiring.Component):
                 value = Mux(shift[level], value.rotate_right(8 << level), value)
             return value
 
-        def stage(before, levels, name):
-            """A register that rotates; it moves when empty or when the next one takes it."""
-            after = stream.Signature(PayloadBeat(width)).create(path=(name,))
-            m.d.comb += before.ready.eq(~after.valid | after.ready)
-            with m.If(before.ready):
-                m.d.sync += [
-                    after.valid.eq(before.valid),
-                    after.payload.eq(before.payload),
-                    after.payload.data.eq(
-                        rotated(before.payload.data, before.payload.shift, levels)
-                    ),
-                ]
-            return after
-
-        coarse = stage(self.input, range(half, lane_bits), "coarse")
-        fine = stage(coarse, range(half), "fine")
-
-        # `now` begins output beats; `fine` is the beat after it, and completes them.
-        now_valid = Signal()
-        now = Signal(PayloadBeat(width))
-        emit = Signal()
+        # Half of the rotation in front of each register. `now` begins output beats; `next` is the
+        # beat after it, and completes them.
+        next_valid, now_valid = Signal(), Signal()
+        next_beat, now = Signal(PayloadBeat(width)), Signal(PayloadBeat(width))
+        aligned = Signal(8 * width)  # data of `next_beat`
+        emit, move, merged = Signal(), Signal(), Signal(8 * width)
         out = self.output
-        merged = Signal(8 * width)
         m.d.comb += [
-            emit.eq(now_valid & (~out.valid | out.ready) & (~now.joined | fine.valid)),
-            fine.ready.eq(~now_valid | emit),
+            aligned.eq(rotated(next_beat.data, next_beat.shift, range(half))),
+            out.valid.eq(now_valid & (~now.joined | next_valid)),
+            emit.eq(out.valid & out.ready),
+            move.eq(~now_valid | emit),
+            self.input.ready.eq(~next_valid | move),
             merged.eq(
                 Cat(
                     Mux(
                         now.shift + lane >= width,
-                        fine.payload.data.word_select(lane, 8),
+                        aligned.word_select(lane, 8),
                         now.data.word_select(lane, 8),
                     )
                     for lane in range(width)
                 )
             ),
+            out.payload.data.eq(merged),
+            out.payload.strobe.eq(Cat(lane < now.bytes for lane in range(width))),
+            out.payload.last.eq(now.last),
         ]
-        with m.If(fine.ready):
-            m.d.sync += [now_valid.eq(fine.valid & ~fine.payload.spent), now.eq(fine.payload)]
-        with m.If(~out.valid | out.ready):
-            m.d.sync += out.valid.eq(emit)
-        with m.If(emit):
+        with m.If(self.input.ready):
             m.d.sync += [
-                out.payload.data.eq(merged),
-                out.payload.strobe.eq(Cat(lane < now.bytes for lane in range(width))),
-                out.payload.last.eq(now.last),
+                next_valid.eq(self.input.valid),
+                next_beat.eq(self.input.payload),
+                next_beat.data.eq(
+                    rotated(
+                        self.input.payload.data, self.input.payload.shift, range(half, lane_bits)
+                    )
+                ),
             ]
+        with m.If(move):
+            m.d.sync += [
+                now_valid.eq(next_valid & ~next_beat.spent),
+                now.eq(next_beat),
+                now.data.eq(aligned),
+            ]
+        return m
+
+
+class ChainCutter(wiring.Component):
+    """Marks the last beat of each buffer of a chain.
+
+    All buffers but the last are whole, and of at least 256 bytes, so no beat holds bytes of two. No
+    latency, a beat a cycle; a beat waits until the length of its buffer is there.
+
+    Ports
+    -----
+    lengths: for each buffer the beats that it takes; taken with the last of them. input: payload
+    from `PayloadAligner`, whose `last` is not looked at. output: the same, `last` by buffer.
+    """
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+        beats = stream.Signature(WriteBeat(parameters.bus_bytes))
+        most = parameters.frame_bytes_max // parameters.bus_bytes + 1
+        super().__init__(
+            {
+                "lengths": In(stream.Signature(count_bits(most))),
+                "input": In(beats),
+                "output": Out(beats),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        done = Signal.like(self.lengths.payload)  # beats of this buffer
+        last, moves = Signal(), Signal()
+        m.d.comb += [
+            last.eq(done + 1 == self.lengths.payload),
+            self.output.valid.eq(self.input.valid & self.lengths.valid),
+            self.output.payload.eq(self.input.payload),
+            self.output.payload.last.eq(last),
+            moves.eq(self.output.valid & self.output.ready),
+            self.input.ready.eq(moves),
+            self.lengths.ready.eq(moves & last),
+        ]
+        with m.If(moves):
+            m.d.sync += done.eq(Mux(last, 0, done + 1))
         return m

@@ -17,12 +17,13 @@ def queue_bits(parameters):
 class StreamFifo(wiring.Component):
     """A FIFO of `depth` entries of `shape` between two streams.
 
-    Latency one cycle (two with `block`, which keeps the entries in block RAM), one entry a cycle,
-    back-pressure when full. `empty` is 1 when nothing is inside.
+    Latency one cycle (two with `block`, which keeps the entries in block RAM; none with `through`
+    while it is empty), one entry a cycle, back-pressure when full. `empty` is 1 when nothing is
+    inside.
     """
 
-    def __init__(self, shape, depth, *, block=False):
-        self._depth, self._block = depth, block
+    def __init__(self, shape, depth, *, block=False, through=False):
+        self._depth, self._block, self._through = depth, block, through
         self._width = Shape.cast(shape).width
         super().__init__(
             {
@@ -47,6 +48,13 @@ class StreamFifo(wiring.Component):
             self.level.eq(fifo.level),
             self.empty.eq(fifo.level == 0),
         ]
+        if self._through:
+            with m.If(self.empty):
+                m.d.comb += [
+                    self.output.payload.eq(self.input.payload),
+                    self.output.valid.eq(self.input.valid),
+                    fifo.w_en.eq(self.input.valid & ~self.output.ready),
+                ]
         return m
 
 

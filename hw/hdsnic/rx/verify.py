@@ -1,7 +1,7 @@
 """Verification: decides of every frame whether it is whole, for us and undamaged (I5, R4, R5).
 
 Second in the receive path, behind the parser. Nothing of a frame is committed to the frame buffer
-before this verdict, which comes with the frame's last beat.
+before this verdict, which comes with the frame's last beat. `steer` works in the meantime.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
@@ -9,29 +9,47 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .. import abi
-from ..interfaces import Strobe, count_bits
+from ..interfaces import SteeredFrame, Strobe, count_bits
 from .checksum import ChecksumUnit, checksum_latency
 from .delay import DelayLine
-from .parse import ETHERNET_BYTES, Facts, located
+from .parse import ETHERNET_BYTES, IPV6_BYTES, UDP_BYTES, Facts
+from .stage import located
 
-__all__ = ["Candidate", "VerifiedBeat", "Verify"]
+__all__ = [
+    "CANDIDATE_CYCLES", "HEADER_BYTES_MAX", "VERDICT_CYCLES", "Candidate", "Steered",
+    "VerifiedBeat", "Verify",
+]  # fmt: skip
 
 TCP_BYTES = 20
-UDP_BYTES = 8
 IPV4_BYTES = 20
-IPV6_BYTES = 40
+HEADER_BYTES_MAX = 256  # of a record at least (R3)
+# IANA protocol numbers
 IPV6_FRAGMENT = 44
-# IANA's list of IPv6 extension headers, without the fragment header
-IPV6_EXTENSIONS = (0, 43, 50, 51, 60, 135, 139, 140, 253, 254)
-HEADER_BYTES_MAX = 14 + 8 + 60 + 60  # R3; so LONG_HEADER cannot come about without extensions
-assert HEADER_BYTES_MAX <= 256
+IPV6_EXTENSIONS = (0, 135, 139, 140, 253, 254)
+"""Extension headers that end the chain: a hop-by-hop header behind another header (RFC 8200 4.1),
+mobility, HIP, Shim6, experiments."""
+TUNNELS = (4, 41, 47, 50, 51, 97, 115, 137)
+"""IPv4, IPv6, GRE, ESP, AH, Ethernet, L2TP and MPLS within IP."""
+
+CANDIDATE_CYCLES = 2  # from the parser's last beat
+VERDICT_CYCLES = 8
+
+
+class Verdict(data.StructLayout):
+    """The verdict but for the checksums, and which of them it depends on.
+
+    `keep`: else it is dropped for its reason. `content`: a drop would be for what the frame holds.
+    """
+
+    def __init__(self):
+        super().__init__({"keep": 1, "content": 1, "on_ipv4": 1, "on_l4": 1, "l4_missing": 1})
 
 
 class Candidate(data.StructLayout):
-    """A frame that is kept, before it is steered.
+    """A frame before it is steered.
 
-    `reason` is an RxOutcome; SPLIT, HEADER_ONLY and SYN_PAYLOAD (`tcp` is set then) are subject to
-    the local addresses and rules. `header_length` and `payload_length` are those of TCP frames.
+    `reason` is an RxOutcome; frames that are `tcp` or `udp` (SPLIT, HEADER_ONLY, SYN_PAYLOAD) are
+    subject to the local addresses and rules. `header_length` and `payload_length` are of those.
     """
 
     def __init__(self, parameters):
@@ -39,16 +57,25 @@ class Candidate(data.StructLayout):
         super().__init__(
             {
                 "length": unsigned(length),
-                "header_length": unsigned(8),
+                "header_length": unsigned(9),
                 "payload_length": unsigned(length),
                 "vlan_tags": unsigned(2),
                 "ipv6": unsigned(1),
                 "tcp": unsigned(1),
-                "port": unsigned(16),
-                "destination": unsigned(128),
+                "udp": unsigned(1),
                 "reason": unsigned(5),
                 "checksum_good": unsigned(1),
+                "verdict": Verdict(),
             }
+        )
+
+
+class Steered(data.StructLayout):
+    """A frame as it is steered; `udp_payload`: to be split only if its queue splits UDP."""
+
+    def __init__(self, parameters):
+        super().__init__(
+            {"frame": SteeredFrame(parameters), "udp_payload": 1, "verdict": Verdict()}
         )
 
 
@@ -62,17 +89,9 @@ class VerifiedBeat(data.StructLayout):
                 "count": unsigned(count_bits(parameters.bus_bytes)),
                 "last": unsigned(1),
                 "keep": unsigned(1),
-                "frame": Candidate(parameters),
+                "udp_payload": unsigned(1),
+                "frame": SteeredFrame(parameters),
             }
-        )
-
-
-class Judgement(data.StructLayout):
-    """The verdict but for the checksums, and which of them it depends on."""
-
-    def __init__(self, parameters):
-        super().__init__(
-            {"frame": Candidate(parameters), "keep": 1, "on_ipv4": 1, "on_l4": 1, "l4_missing": 1}
         )
 
 
@@ -80,17 +99,23 @@ class Verify(wiring.Component):
     """Gives each frame its verdict; the order of the checks is that of the layers.
 
     MAC's mark, oversize, runt, receive switch, MAC filter; then, each only if the one before is
-    good: VLAN tags, IP header, IPv4 checksum, fragment and extension, TCP or UDP header, L4
-    checksum. A UDP header that is cut, or whose length contradicts the IP length, is a RUNT. Frames
-    of other protocols, fragments and extension headers are kept with their reason; UDP over IPv4
-    may go without a checksum (RFC 768), UDP over IPv6 may not (RFC 8200 8.1).
+    good: VLAN tags, IP header with the chain of extension headers, IPv4 checksum, fragment,
+    extension, tunnel, headers beyond the window, TCP or UDP header, headers too long, L4 checksum.
+    A UDP header that is cut, or whose length contradicts the IP length, is a RUNT. Frames that no
+    rule can be for are kept with their reason; UDP over IPv4 may go without a checksum (RFC 768),
+    UDP over IPv6 may not (RFC 8200 8.1).
 
-    Latency `checksum_latency` + 1 cycles (8 at 64 bits, 10 at 512); a beat a cycle, frames back to
-    back; no back-pressure.
+    With `deliver_malformed` (R13) frames that are for us and would be dropped for what they hold
+    are kept as MALFORMED, whole, for queue 0; `tag` is the RxOutcome.
+
+    Latency VERDICT_CYCLES at every width; a beat a cycle, frames back to back; no back-pressure.
 
     Interface attributes
     --------------------
-    i: beats with the facts of the parser. receive: 0 drops every frame.
+    i: beats with the facts of the parser. receive: 0 drops every frame. deliver_malformed: see
+    above. Both are sampled as the frame's verdict is made.
+    candidate: each frame, CANDIDATE_CYCLES after its last beat. steered: the same as `steer` makes
+    it, in the cycle before the verdict.
     o: the same beats, with the verdict on the last one.
     """
 
@@ -100,6 +125,9 @@ class Verify(wiring.Component):
             {
                 "i": In(Strobe(located(parameters.bus_bytes, Facts()))),
                 "receive": In(1),
+                "deliver_malformed": In(1),
+                "candidate": Out(Strobe(Candidate(parameters))),
+                "steered": In(Strobe(Steered(parameters))),
                 "o": Out(Strobe(VerifiedBeat(parameters))),
             }
         )
@@ -107,41 +135,64 @@ class Verify(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         p = self.p
-        latency = checksum_latency(p.bus_bytes)
         beat = self.i.payload.beat
 
         m.submodules.checksum = checksum = ChecksumUnit(p.bus_bytes, p.frame_bytes_max)
         m.d.comb += [checksum.i.valid.eq(self.i.valid), checksum.i.payload.eq(self.i.payload)]
+        good = Cat(checksum.ipv4_good, checksum.l4_good)
+        for n in range(VERDICT_CYCLES - 1 - checksum_latency(p.bus_bytes)):
+            before, good = good, Signal(2, name=f"good_{n}")
+            m.d.sync += good.eq(before)
 
         carried = data.StructLayout(
             {"data": 8 * p.bus_bytes, "count": count_bits(p.bus_bytes), "last": 1}
         )
-        m.submodules.beats = beats = DelayLine(carried, latency)
+        m.submodules.beats = beats = DelayLine(carried, VERDICT_CYCLES - 1)
         m.d.comb += [
             beats.i.valid.eq(self.i.valid),
             beats.i.payload.data.eq(beat.data),
             beats.i.payload.count.eq(beat.count),
             beats.i.payload.last.eq(beat.last),
         ]
+        self.judge(m)
 
-        judged, judgement = self.judge(m)
-        m.submodules.judgements = judgements = DelayLine(Judgement(p), latency - 2)
-        m.d.comb += [judgements.i.valid.eq(judged), judgements.i.payload.eq(judgement)]
+        steered, out = self.steered.payload, self.o.payload
+        verdict = steered.verdict
+        rx = abi.RxOutcome
+        dropped, fault = Signal(), Signal(len(out.frame.reason))
+        with m.If(verdict.on_ipv4 & ~good[0]):
+            m.d.comb += [dropped.eq(1), fault.eq(rx.IP_CHECKSUM)]
+        with m.Elif(verdict.on_l4 & (~good[1] | verdict.l4_missing)):
+            m.d.comb += [dropped.eq(1), fault.eq(rx.L4_CHECKSUM)]
+        with m.Else():
+            m.d.comb += [dropped.eq(~verdict.keep), fault.eq(steered.frame.reason)]
 
-        verdict, out = judgements.o.payload, self.o.payload
         m.d.sync += self.o.valid.eq(beats.o.valid)
         with m.If(beats.o.valid):
             m.d.sync += [
                 out.data.eq(beats.o.payload.data),
                 out.count.eq(beats.o.payload.count),
                 out.last.eq(beats.o.payload.last),
-                out.keep.eq(verdict.keep),
-                out.frame.eq(verdict.frame),
             ]
-            with m.If(verdict.on_ipv4 & ~checksum.ipv4_good):
-                m.d.sync += [out.keep.eq(0), out.frame.reason.eq(abi.RxOutcome.IP_CHECKSUM)]
-            with m.Elif(verdict.on_l4 & (~checksum.l4_good | verdict.l4_missing)):
-                m.d.sync += [out.keep.eq(0), out.frame.reason.eq(abi.RxOutcome.L4_CHECKSUM)]
+        with m.If(self.steered.valid):
+            m.d.sync += [
+                out.keep.eq(~dropped | (verdict.content & self.deliver_malformed)),
+                out.frame.eq(steered.frame),
+                out.frame.reason.eq(fault),
+                out.udp_payload.eq(steered.udp_payload),
+            ]
+            with m.If(dropped & self.deliver_malformed):
+                m.d.sync += [
+                    out.frame.header_length.eq(steered.frame.length),
+                    out.frame.payload_length.eq(0),
+                    out.frame.queue.eq(0),
+                    out.frame.hash.eq(0),
+                    out.frame.tag.eq(fault),
+                    out.frame.checksum_good.eq(0),
+                    out.udp_payload.eq(0),
+                ]
+                with m.If(verdict.content):
+                    m.d.sync += out.frame.reason.eq(rx.MALFORMED)
         return m
 
     def judge(self, m):
@@ -149,12 +200,12 @@ class Verify(wiring.Component):
         p = self.p
         beat, facts = self.i.payload.beat, self.i.payload.facts
         transport = facts.transport
-        offsets = transport.offsets
+        offsets, chain = transport.offsets, transport.chain
         network = offsets.network
         ipv6 = network.ipv6
 
         def one_of(values):
-            return Cat(network.protocol == value for value in values).any()
+            return Cat(chain.kind == value for value in values).any()
 
         compared = Signal()
         m.d.sync += compared.eq(self.i.valid & beat.last)
@@ -166,23 +217,24 @@ class Verify(wiring.Component):
             "tags_cut": beat.length < facts.l3,
             "is_ip": network.ipv4 | ipv6,
             "ip_cut": beat.length < facts.l3 + Mux(ipv6, IPV6_BYTES, IPV4_BYTES),
-            "ip_wrong": Mux(
-                ipv6,
-                network.version != 6,
-                (network.version != 4) | (network.ihl < 5) | offsets.short,
-            ),
-            "ip_beyond": offsets.ip_end > beat.length,
-            "fragment": network.fragment | (ipv6 & (network.protocol == IPV6_FRAGMENT)),
-            "extension": ipv6 & one_of(IPV6_EXTENSIONS),
-            "tcp": offsets.tcp,
-            "tcp_wrong": (offsets.body < TCP_BYTES)
+            "ip_wrong": Mux(ipv6, network.version != 6, (network.version != 4) | (network.ihl < 5)),
+            # a chain that is unfinished within the window has come to the end of the frame
+            "ip_beyond": (offsets.ip_end > beat.length) | (chain.unfinished & ~facts.far),
+            "ip_short": transport.short,
+            "fragment": network.fragment | (ipv6 & (chain.kind == IPV6_FRAGMENT)),
+            "extension": ipv6 & (one_of(IPV6_EXTENSIONS) | chain.segments_left),
+            "tunnel": one_of(TUNNELS),
+            "far": facts.far,
+            "tcp": transport.ports.tcp,
+            "tcp_wrong": (transport.body < TCP_BYTES)
             | (transport.data_offset < TCP_BYTES // 4)
             | facts.overrun,
-            "udp": offsets.udp,
-            "udp_wrong": (offsets.body < UDP_BYTES)
+            "udp": transport.ports.udp,
+            "udp_wrong": (transport.body < UDP_BYTES)
             | (transport.udp_length < UDP_BYTES)
-            | (transport.udp_length > offsets.body),
+            | (transport.udp_length > transport.body),
             "unchecked": transport.udp_unchecked,
+            "long": facts.header_end > HEADER_BYTES_MAX,
             "has_payload": facts.payload != 0,
             "syn": transport.syn,
         }
@@ -196,67 +248,71 @@ class Verify(wiring.Component):
                 frame.payload_length.eq(facts.payload),
                 frame.vlan_tags.eq(network.vlan_tags),
                 frame.ipv6.eq(ipv6),
-                frame.port.eq(transport.port),
-                frame.destination.eq(network.destination),
             ]
 
-        judged = Signal()
-        judgement = Signal(Judgement(p))
+        verdict = Signal(Verdict())
         outcome = Signal(len(frame.reason))
-        tcp, on_ipv4, on_l4, l4_missing = Signal(), Signal(), Signal(), Signal()
+        tcp, udp = Signal(), Signal()
         rx = abi.RxOutcome
+        m.d.comb += verdict.content.eq(1)
         with m.If(is_["bad"]):
-            m.d.comb += outcome.eq(rx.BAD_FCS)
+            m.d.comb += [outcome.eq(rx.BAD_FCS), verdict.content.eq(0)]
         with m.Elif(is_["oversize"]):
-            m.d.comb += outcome.eq(rx.OVERSIZE)
+            m.d.comb += [outcome.eq(rx.OVERSIZE), verdict.content.eq(0)]
         with m.Elif(is_["runt"]):
-            m.d.comb += outcome.eq(rx.RUNT)
+            m.d.comb += [outcome.eq(rx.RUNT), verdict.content.eq(0)]
         with m.Elif(~self.receive):
-            m.d.comb += outcome.eq(rx.DISABLED)
+            m.d.comb += [outcome.eq(rx.DISABLED), verdict.content.eq(0)]
         with m.Elif(is_["foreign"]):
-            m.d.comb += outcome.eq(rx.MAC_FILTER)
+            m.d.comb += [outcome.eq(rx.MAC_FILTER), verdict.content.eq(0)]
         with m.Elif(is_["tags_cut"]):
             m.d.comb += outcome.eq(rx.RUNT)
         with m.Elif(~is_["is_ip"]):
             m.d.comb += outcome.eq(rx.NOT_IP)
         with m.Elif(is_["ip_cut"]):
             m.d.comb += outcome.eq(rx.RUNT)
-        with m.Elif(is_["ip_wrong"] | is_["ip_beyond"]):
+        with m.Elif(is_["ip_wrong"] | is_["ip_beyond"] | is_["ip_short"]):
             m.d.comb += outcome.eq(rx.IP_HEADER)
         with m.Else():
-            m.d.comb += on_ipv4.eq(~frame.ipv6)
+            m.d.comb += verdict.on_ipv4.eq(~frame.ipv6)
             with m.If(is_["fragment"]):
                 m.d.comb += outcome.eq(rx.FRAGMENT)
             with m.Elif(is_["extension"]):
                 m.d.comb += outcome.eq(rx.EXTENSION)
+            with m.Elif(is_["tunnel"]):
+                m.d.comb += outcome.eq(rx.TUNNEL)
+            with m.Elif(is_["far"]):
+                m.d.comb += outcome.eq(rx.LONG_HEADER)
             with m.Elif(is_["tcp"] & is_["tcp_wrong"]):
                 m.d.comb += outcome.eq(rx.TCP_HEADER)
-            with m.Elif(is_["tcp"]):
-                m.d.comb += [tcp.eq(1), on_l4.eq(1)]
-                with m.If(~is_["has_payload"]):
+            with m.Elif(is_["udp"] & is_["udp_wrong"]):
+                m.d.comb += outcome.eq(rx.RUNT)
+            with m.Elif(is_["tcp"] | is_["udp"]):
+                m.d.comb += [
+                    verdict.on_l4.eq(is_["tcp"] | frame.ipv6 | ~is_["unchecked"]),
+                    verdict.l4_missing.eq(is_["udp"] & is_["unchecked"]),
+                    tcp.eq(is_["tcp"] & ~is_["long"]),
+                    udp.eq(is_["udp"] & ~is_["long"]),
+                ]
+                with m.If(is_["long"]):
+                    m.d.comb += outcome.eq(rx.LONG_HEADER)
+                with m.Elif(~is_["has_payload"]):
                     m.d.comb += outcome.eq(rx.HEADER_ONLY)
-                with m.Elif(is_["syn"]):
+                with m.Elif(is_["tcp"] & is_["syn"]):
                     m.d.comb += outcome.eq(rx.SYN_PAYLOAD)
                 with m.Else():
                     m.d.comb += outcome.eq(rx.SPLIT)
-            with m.Elif(is_["udp"] & is_["udp_wrong"]):
-                m.d.comb += outcome.eq(rx.RUNT)
             with m.Else():
-                m.d.comb += [
-                    outcome.eq(rx.NOT_TCP),
-                    on_l4.eq(is_["udp"] & (frame.ipv6 | ~is_["unchecked"])),
-                    l4_missing.eq(is_["unchecked"]),
-                ]
-        m.d.sync += judged.eq(compared)
+                m.d.comb += outcome.eq(rx.NOT_TCP)
+        m.d.comb += verdict.keep.eq(outcome < abi.RX_RECORDS)
+        candidate = self.candidate.payload
+        m.d.sync += self.candidate.valid.eq(compared)
         with m.If(compared):
             m.d.sync += [
-                judgement.frame.eq(frame),
-                judgement.frame.reason.eq(outcome),
-                judgement.frame.tcp.eq(tcp),
-                judgement.frame.checksum_good.eq(on_l4),  # a wrong one is dropped
-                judgement.keep.eq(outcome < abi.RX_RECORDS),
-                judgement.on_ipv4.eq(on_ipv4),
-                judgement.on_l4.eq(on_l4),
-                judgement.l4_missing.eq(l4_missing),
+                candidate.eq(frame),
+                candidate.reason.eq(outcome),
+                candidate.tcp.eq(tcp),
+                candidate.udp.eq(udp),
+                candidate.checksum_good.eq(verdict.on_l4),  # a wrong one is dropped
+                candidate.verdict.eq(verdict),
             ]
-        return judged, judgement

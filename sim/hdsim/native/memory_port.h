@@ -234,8 +234,8 @@ class MemoryPort {
   int64_t write_credit_ = 0, read_credit_ = 0;  // a beat may go while it is not negative
   uint64_t earned_ = 0;
   bool awready_ = false, wready_ = false, arready_ = false, bvalid_ = false, rvalid_ = false;
-  Ring<Burst, 256> bursts_;
+  Ring<Burst, 512> bursts_;
   Ring<EarlyBeat, 16> early_;
-  Ring<Answer, 256> answers_;
-  Ring<Read, 256> reads_;
+  Ring<Answer, 512> answers_;
+  Ring<Read, 512> reads_;
 };

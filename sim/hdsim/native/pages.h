@@ -38,7 +38,7 @@ class Pages {
     if (p == MAP_FAILED) return false;
     stack_ = static_cast<uint8_t*>(p);
     mailbox_seen_ = load_acquire(stack_ + REQUEST_SEQ);
-    tx_seen_.fill(0), rx_seen_.fill(0);
+    for (auto& seen : stack_seen_) seen.fill(0);
     return true;
   }
   void detach_stack() {
@@ -84,8 +84,8 @@ class Pages {
   bool pending() const {
     if (stack_ && load_acquire(stack_ + REQUEST_SEQ) != mailbox_seen_) return true;
     for (unsigned q = 0; q < abi::QUEUES; ++q) {
-      if (stack_ && (load_acquire(tx(q)) != tx_seen_[q] || load_acquire(rx(q)) != rx_seen_[q]))
-        return true;
+      for (unsigned n = 0; stack_ && n < stack_words(q); ++n)
+        if (load_acquire(stack_word(q, n)) != stack_seen_[n][q]) return true;
       if (post_on_[q] && load_acquire(post(q)) != post_seen_[q]) return true;
     }
     return false;
@@ -106,8 +106,14 @@ class Pages {
   enum class Asked { NOTHING, DOORBELL, MAILBOX };
 
   uint8_t* post(unsigned q) const { return post_[q] + abi::POST_PRODUCER; }
-  uint8_t* tx(unsigned q) const { return stack_ + PAGE * (1 + q) + abi::TX_PRODUCER; }
-  uint8_t* rx(unsigned q) const { return stack_ + PAGE * (1 + q) + abi::RX_CONSUMER; }
+  // Doorbells of a queue's stack page; the last is on the page of queue 0 alone.
+  static constexpr uint32_t STACK_WORDS[] = {abi::TX_PRODUCER, abi::RX_CONSUMER,
+                                             abi::COMPLETION_CONSUMER, abi::COMMAND_PRODUCER};
+  static constexpr unsigned STACK_WORD_COUNT = sizeof STACK_WORDS / sizeof STACK_WORDS[0];
+  static unsigned stack_words(unsigned q) { return q ? STACK_WORD_COUNT - 1 : STACK_WORD_COUNT; }
+  uint8_t* stack_word(unsigned q, unsigned n) const {
+    return stack_ + PAGE * (1 + q) + STACK_WORDS[n];
+  }
 
   bool ring(uint8_t* page_word, uint32_t& seen, uint32_t address, Lite& lite) {
     const uint32_t value = load_acquire(page_word);
@@ -119,21 +125,24 @@ class Pages {
     return true;
   }
 
-  // A queue's three doorbells share its turn, and take it one after the other.
+  // A queue's doorbells share its turn, and take it one after the other: the post doorbell, then
+  // those of the stack.
   bool begin_queue(unsigned q, Lite& lite) {
     constexpr uint32_t stride = 2 * abi::PAGE_BYTES;
     const uint32_t post_page = abi::DOORBELLS_PAGE + q * stride;
     const uint32_t stack_page = post_page + abi::PAGE_BYTES;
-    for (unsigned i = 0; i < 3; ++i) {
+    const unsigned kinds = 1 + stack_words(q);
+    for (unsigned i = 0; i < kinds; ++i) {
       unsigned& kind = kind_[q];
-      kind = kind == 2 ? 0 : kind + 1;
-      if (kind == 0 && post_on_[q] &&
-          ring(post(q), post_seen_[q], post_page + abi::POST_PRODUCER, lite))
-        return true;
-      if (kind == 1 && stack_ && ring(tx(q), tx_seen_[q], stack_page + abi::TX_PRODUCER, lite))
-        return true;
-      if (kind == 2 && stack_ && ring(rx(q), rx_seen_[q], stack_page + abi::RX_CONSUMER, lite))
-        return true;
+      kind = kind + 1 < kinds ? kind + 1 : 0;
+      if (kind == 0) {
+        if (post_on_[q] && ring(post(q), post_seen_[q], post_page + abi::POST_PRODUCER, lite))
+          return true;
+      } else if (stack_) {
+        const unsigned n = kind - 1;
+        if (ring(stack_word(q, n), stack_seen_[n][q], stack_page + STACK_WORDS[n], lite))
+          return true;
+      }
     }
     return false;
   }
@@ -169,7 +178,8 @@ class Pages {
   uint8_t* stack_ = nullptr;
   std::array<uint8_t*, abi::QUEUES> post_{};
   std::array<bool, abi::QUEUES> post_on_{};
-  std::array<uint32_t, abi::QUEUES> post_seen_{}, tx_seen_{}, rx_seen_{};
+  std::array<uint32_t, abi::QUEUES> post_seen_{};
+  std::array<std::array<uint32_t, abi::QUEUES>, STACK_WORD_COUNT> stack_seen_{};
   std::array<unsigned, abi::QUEUES> kind_{};
   uint32_t mailbox_seen_ = 0;
   unsigned turn_ = 0;

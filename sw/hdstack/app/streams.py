@@ -240,5 +240,6 @@ class StreamWriter:
         self._c.abort()
 
     def get_extra_info(self, name: str, default=None):
-        """`peername` or `sockname`: (address, port)."""
-        return {"peername": self._c.peer, "sockname": self._c.local}.get(name, default)
+        """`peername` or `sockname`: (address, port); `socket`: options of the connection."""
+        found = {"peername": self._c.peer, "sockname": self._c.local, "socket": self._c.options}
+        return found.get(name, default)

@@ -5,10 +5,12 @@ says where things lie in header memory, `rings` reads records and writes descrip
 """
 
 from .card import Card, CardParameters
+from .commands import Commands
 from .device import Device, DeviceProcess, HeaderMemory, observe
+from .exact import ExactRules, Flow
 from .layout import RING_BYTES, HeaderLayout
 
 __all__ = [
-    "RING_BYTES", "Card", "CardParameters", "Device", "DeviceProcess", "HeaderLayout",
-    "HeaderMemory", "observe",
+    "RING_BYTES", "Card", "CardParameters", "Commands", "Device", "DeviceProcess", "ExactRules",
+    "Flow", "HeaderLayout", "HeaderMemory", "observe",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The card's settings: who it is, its queues, its addresses, its steering rules, its counters.
+"""The card's settings: who it is, its queues, addresses, steering rules, commands, counters.
 
 Everything here is rare control work over registers (`Device.read`, `Device.write`); records and
 descriptors never pass through here (see `rings`).
@@ -13,7 +13,9 @@ from hdsnic.abi import CONTROL
 
 from ..atomic import store_release
 from ..errors import ConfigurationError, DeviceError
+from .commands import Commands
 from .device import PAGE_WORDS, Device
+from .exact import ExactRules
 
 __all__ = ["Card", "CardParameters"]
 
@@ -33,6 +35,13 @@ class CardParameters:
     references_max: int
     frame_bytes_max: int
     postable_max: int
+    exact_ways: int
+    exact_rows: int
+    rss_contexts: int
+    chain_max: int
+    tso_bytes_max: int
+    features: tuple[str, ...]
+    """Names of the FEATURES bits that are set."""
 
 
 _ALLOWED = {
@@ -45,7 +54,13 @@ _ALLOWED = {
     "references_max": (1, 255),
     "frame_bytes_max": (1514, 1 << 14),
     "postable_max": (1, 1 << 24),
+    "exact_ways": (1, 16),
+    "exact_rows": (1, 1 << 16),
+    "rss_contexts": (1, abi.RSS_CONTEXTS_MAX),
+    "chain_max": (1, 14),
+    "tso_bytes_max": (1460, 1 << 18),
 }
+_DOORBELLS = [r.offset // 4 for r in vars(abi.STACK_DOORBELL).values() if hasattr(r, "offset")]
 
 
 class Card:
@@ -71,9 +86,14 @@ class Card:
                 raise DeviceError(
                     f"the card tells {name} = {told[name]}; this driver knows {low} to {high}"
                 )
-        self.parameters = CardParameters(**told)
+        features = CONTROL.FEATURES.unpack(self._get(CONTROL.FEATURES))
+        self.parameters = p = CardParameters(
+            **told, features=tuple(f for f in features if features[f])
+        )
         self._layout = device.header.layout
         self._irq_enable = 0
+        self.commands = Commands(device)
+        self.exact_rules = ExactRules(self.commands, p.exact_ways, p.exact_rows)
 
     def _get(self, register, index: int = 0) -> int:
         return self.device.read(abi.CONTROL_PAGE + register.at(index))
@@ -95,25 +115,40 @@ class Card:
 
         All queues are off afterwards.
         """
-        self._put(CONTROL.SWITCHES, 0)
-        for queue in range(self.parameters.queues):
-            self.disable_queue(queue)
-        for index in range(self.parameters.listeners):
-            self.clear_listener(index)
+        self.reset()
         self._put(CONTROL.MAC_LO, int.from_bytes(mac[:4], "little"))
         self._put(CONTROL.MAC_HI, int.from_bytes(mac[4:6], "little"))
-        self._put(CONTROL.ADDRESS_WORD, int.from_bytes(address.to_bytes(4, "big"), "little"))
-        for index in range(1, self.parameters.local_addresses):
-            self._put(CONTROL.ADDRESS_STORE, CONTROL.ADDRESS_STORE.pack(index=index))
-        self._put(CONTROL.ADDRESS_STORE, CONTROL.ADDRESS_STORE.pack(index=0, valid=1))
+        self.store_address(0, address.to_bytes(4, "big"))
         self._put(CONTROL.INDEX_BASE, 0)
         self._put(CONTROL.SWITCHES, receive=1, transmit=1)
 
     def stop(self) -> None:
-        """No more traffic: every switch and every queue off."""
+        """No more traffic: every switch and every queue off, commands too."""
         self._put(CONTROL.SWITCHES, 0)
+        self.commands.stop()
         for queue in range(self.parameters.queues):
             self.disable_queue(queue)
+
+    def reset(self) -> None:
+        """Reset the card, but for regions, owners and post rings (R28): no queue, no rule is left.
+
+        Ports that failed are in use again.
+        """
+        self.commands.stop()
+        self._put(CONTROL.RESET, abi.RESET_WORD)
+        self._wait_queue(0)
+        self._irq_enable = 0
+        for queue in range(self.parameters.queues):
+            self._zero_doorbells(queue)
+        self.exact_rules = ExactRules(
+            self.commands, self.parameters.exact_ways, self.parameters.exact_rows
+        )
+
+    def errors(self) -> list[str]:
+        """Names of the ERROR bits that are set; they are cleared."""
+        value = self._get(CONTROL.ERROR)
+        self._put(CONTROL.ERROR, value)
+        return [name for name, bit in CONTROL.ERROR.unpack(value).items() if bit]
 
     def arm(self) -> None:
         """Clear the interrupt status: the next index write raises `irq` anew.
@@ -136,6 +171,7 @@ class Card:
         page = abi.PAGE_BYTES
         self._put(CONTROL.RX_RING, at=queue, base=receive // page, log2_bytes=log2)
         self._put(CONTROL.TX_RING, at=queue, base=transmit // page, log2_bytes=log2)
+        self._put(CONTROL.COMPLETION_RING, self.commands.open_ring(queue), queue)
         self._put(CONTROL.QUEUE_SWITCH, at=queue, enable=1)
         self._wait_queue(queue)
         if not self._get(CONTROL.QUEUE_SWITCH, queue) & 1:
@@ -152,6 +188,30 @@ class Card:
             self._wait_queue(queue)
         self._zero_doorbells(queue)
 
+    def set_mode(self, queue: int, **modes: bool) -> None:
+        """Set all modes of a queue that is off: fields of QUEUE_MODE, those not named become 0."""
+        self._put(CONTROL.QUEUE_MODE, CONTROL.QUEUE_MODE.pack(**modes), queue)
+
+    def set_moderation(self, queue: int, updates: int, cycles: int) -> None:
+        """Let an interrupt of a queue wait for so many index updates, or so long after the first.
+
+        Zero is no limit; both zero: at once.
+        """
+        self._put(CONTROL.IRQ_MODERATION, at=queue, updates=updates, cycles=cycles)
+
+    def set_share(self, queue: int, quantum: int = 0, burst: int = 0, rate: int = 0) -> None:
+        """A queue's share of transmission: bytes a round, bytes at once, bytes in 65,536 cycles.
+
+        The first two are rounded up to 64 bytes; 0 is the card's default, a rate of 0 no limit.
+        """
+        self._put(CONTROL.TX_RATE, rate, queue)
+        self._put(CONTROL.TX_SHARE, at=queue, quantum=-(-quantum // 64), burst=-(-burst // 64))
+
+    def set_watermark(self, watermark: int, share: int) -> None:
+        """Drop frames of queues that hold more than `share` bytes of the frame buffer first, when
+        it holds more than `watermark`; both are rounded down to 64 bytes, 0: never."""
+        self._put(CONTROL.RX_WATERMARK, watermark=watermark // 64, share=share // 64)
+
     def _wait_queue(self, queue):
         field = CONTROL.QUEUE_SWITCH
         self._wait(
@@ -161,19 +221,34 @@ class Card:
     def _zero_doorbells(self, queue):
         # The device looks for changes of these words: a value left from the queue's last life
         # would hide an equal one of its next. The register accesses that follow give it its turn.
-        at = (1 + queue) * PAGE_WORDS
-        store_release(self.device.doorbells, at, 0)
-        store_release(self.device.doorbells, at + 1, 0)
-        for _ in range(4):
+        for word in _DOORBELLS:
+            store_release(self.device.doorbells, (1 + queue) * PAGE_WORDS + word, 0)
+        for _ in range(1 + len(_DOORBELLS)):
             self._get(CONTROL.MAGIC)
 
     # -- steering --------------------------------------------------------------------------
 
-    def store_listener(self, index: int, queue: int, first: int, last: int | None = None) -> None:
-        """TCP frames to local address 0, port `first` (or `first` to `last`) go to `queue`.
+    def store_address(self, index: int, address: bytes) -> None:
+        """Local address `index`: 4 or 16 bytes in network order."""
+        self._check("local address", index, self.parameters.local_addresses)
+        for k in range(0, len(address), 4):
+            self._put(CONTROL.ADDRESS_WORD, int.from_bytes(address[k : k + 4], "little"), k // 4)
+        entry = CONTROL.ADDRESS_STORE.pack(index=index, valid=1, ipv6=len(address) == 16)
+        self._put(CONTROL.ADDRESS_STORE, entry)
 
-        Committed when this returns and `fence` has returned (R15). Ranges need an index below
-        `range_listeners`. Lowest index wins.
+    def clear_address(self, index: int) -> None:
+        """Take local address `index` away."""
+        self._put(CONTROL.ADDRESS_STORE, CONTROL.ADDRESS_STORE.pack(index=index))
+
+    def store_listener(
+        self, index: int, queue: int, first: int, last: int | None = None, *, udp: bool = False,
+        rss: bool = False, address: int | None = 0,
+    ) -> None:  # fmt: skip
+        """Frames to port `first` (or `first` to `last`) of a local address go to `queue`.
+
+        TCP, or UDP with `udp`; `address` is its index, None: every one. With `rss`, `queue` is a
+        context of receive-side scaling. Committed when this returns and `fence` has returned (R15).
+        Ranges need an index below `range_listeners`. Lowest index wins.
         """
         p = self.parameters
         last = first if last is None else last
@@ -181,12 +256,40 @@ class Card:
         if not 0 <= index < limit:
             raise ConfigurationError(f"listener rule {index}; for this kind below {limit}")
         self._put(CONTROL.LISTENER_PORTS, first=first, last=last)
-        rule = CONTROL.LISTENER_STORE.pack(index=index, valid=1, address=0, queue=queue)
+        rule = CONTROL.LISTENER_STORE.pack(
+            index=index, valid=1, udp=udp, rss=rss, any_address=address is None,
+            address=address or 0, queue=queue,
+        )  # fmt: skip
         self._put(CONTROL.LISTENER_STORE, rule)
 
     def clear_listener(self, index: int) -> None:
         """Take listener rule `index` away."""
         self._put(CONTROL.LISTENER_STORE, CONTROL.LISTENER_STORE.pack(index=index))
+
+    def store_scaling(self, context: int, key: bytes, queues: list[int]) -> None:
+        """Receive-side scaling: a context's key (40 bytes) and the queues among which it chooses.
+
+        The queues are dealt out over the indirection table in turn.
+        """
+        self._check("context", context, self.parameters.rss_contexts)
+        if len(key) != abi.RSS_KEY_BYTES or not queues:
+            raise ConfigurationError(
+                f"a key of {len(key)} bytes, {len(queues)} queues; {abi.RSS_KEY_BYTES} bytes and a"
+                " queue at least are needed"
+            )
+        for k in range(abi.RSS_KEY_BYTES // 4):
+            word = int.from_bytes(key[4 * k : 4 * k + 4], "little")
+            self._put(CONTROL.RSS_KEY_WORD, word, k)
+        self._put(CONTROL.RSS_KEY_STORE, CONTROL.RSS_KEY_STORE.pack(context=context))
+        for entry in range(abi.RSS_ENTRIES):
+            queue = queues[entry % len(queues)]
+            word = CONTROL.RSS_TABLE_STORE.pack(context=context, entry=entry, queue=queue)
+            self._put(CONTROL.RSS_TABLE_STORE, word)
+
+    @staticmethod
+    def _check(what, index, limit):
+        if not 0 <= index < limit:
+            raise ConfigurationError(f"{what} {index}; the card has {limit}")
 
     def fence(self) -> None:
         """Wait until every frame looked up before has completed (R15)."""

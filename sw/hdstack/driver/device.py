@@ -38,22 +38,24 @@ _ANSWER_SECONDS = 5.0
 
 
 class HeaderMemory:
-    """The stack's header memory: `slots` (index slots, uint32) and `rings`, flat bytes with every
+    """The stack's header memory: `slots` (index slots, uint32), `control` (bytes of the index
+    slots, command and completion rings) and `rings`, flat bytes with every receive and transmit
     ring twice in a row: ring n of `layout.rings` begins at n x 2 x ring_bytes."""
 
     def __init__(self, layout: HeaderLayout | None = None):
         self.layout = layout or HeaderLayout()
         self.fd = memory.create("hdsnic-header", self.layout.bytes)
         memory.add_seals(self.fd, memory.SIZE_SEALS)
-        self._slots = memory.Mapping(self.fd, memory.PAGE)
+        self._control = memory.Mapping(self.fd, self.layout.control_bytes)
         self._rings = memory.RingMapping(self.fd, self.layout.rings, self.layout.ring_bytes)
-        self.slots = self._slots.words
+        self.control = self._control.array
+        self.slots = self._control.words[: memory.PAGE // 4]
         self.rings = self._rings.array.reshape(-1)
 
     def close(self) -> None:
         """Unmap; no array of this memory may be in use any more."""
-        self.slots = self.rings = None
-        self._slots.close()
+        self.slots = self.control = self.rings = None
+        self._control.close()
         self._rings.close()
         with contextlib.suppress(OSError):
             os.close(self.fd)
@@ -64,7 +66,7 @@ class Device(Protocol):
 
     header: HeaderMemory
     doorbells: np.ndarray
-    """uint32: word (1 + q) x 1024 is TX_PRODUCER of queue q, the next one RX_CONSUMER."""
+    """uint32: from word (1 + q) x 1024 on the registers of queue q's stack doorbell page."""
 
     def read(self, address: int) -> int: ...
 

@@ -1,5 +1,6 @@
-"""Where things lie in header memory: index slots in page 0, then a receive and a transmit ring for
-each queue, each aligned to its size (the card wraps within the aligned block)."""
+"""Where things lie in header memory: index slots in page 0, the command ring and a completion ring
+for each queue in pages of their own, then a receive and a transmit ring for each queue, each
+aligned to its size (the card wraps within the aligned block)."""
 
 from dataclasses import dataclass
 
@@ -10,14 +11,19 @@ from ..errors import ConfigurationError
 __all__ = ["RING_BYTES", "HeaderLayout"]
 
 RING_BYTES = 256 * 1024
+_PAGE = abi.PAGE_BYTES
 
 
 @dataclass(frozen=True)
 class HeaderLayout:
-    """Offsets in header memory, in bytes, for `queues` queues with rings of `ring_bytes`."""
+    """Offsets in header memory, in bytes, for `queues` queues with rings of `ring_bytes`.
+
+    Command and completion rings have `small_ring_bytes` each: they carry what is rare.
+    """
 
     queues: int = abi.QUEUES_MAX
     ring_bytes: int = RING_BYTES
+    small_ring_bytes: int = _PAGE
 
     def __post_init__(self):
         if self.ring_bytes not in [1 << n for n in range(12, 23)]:
@@ -26,15 +32,31 @@ class HeaderLayout:
             )
 
     @property
+    def control_bytes(self) -> int:
+        """Index slots, command ring and completion rings, from byte 0 on."""
+        return _PAGE + (1 + self.queues) * self.small_ring_bytes
+
+    @property
+    def _rings_at(self) -> int:
+        return -(-self.control_bytes // self.ring_bytes) * self.ring_bytes
+
+    @property
     def bytes(self) -> int:
         """Size of header memory; pages never used take no memory."""
-        return self.ring_bytes * (1 + 2 * self.queues)
+        return self._rings_at + self.ring_bytes * 2 * self.queues
 
     def receive_ring(self, queue: int) -> int:
-        return self.ring_bytes * (1 + 2 * queue)
+        return self._rings_at + self.ring_bytes * 2 * queue
 
     def transmit_ring(self, queue: int) -> int:
-        return self.ring_bytes * (2 + 2 * queue)
+        return self._rings_at + self.ring_bytes * (1 + 2 * queue)
+
+    @property
+    def command_ring(self) -> int:
+        return _PAGE
+
+    def completion_ring(self, queue: int) -> int:
+        return _PAGE + (1 + queue) * self.small_ring_bytes
 
     def index_slot(self, queue: int) -> int:
         return queue * abi.INDEX_SLOT_BYTES
@@ -42,4 +64,4 @@ class HeaderLayout:
     @property
     def rings(self) -> list[int]:
         """All rings, as they follow in the array of `HeaderMemory`: rx 0, tx 0, rx 1, ..."""
-        return [self.ring_bytes * (1 + n) for n in range(2 * self.queues)]
+        return [self._rings_at + self.ring_bytes * n for n in range(2 * self.queues)]

@@ -1,15 +1,21 @@
-"""TCP header (RFC 9293 section 3.1) between bytes and rows: MSS and window scale are known."""
+"""TCP header (RFC 9293 section 3.1) between bytes and rows: options as Linux has them."""
 
 from ..compile import part
-from ..tcp.emit import FIN, RST, SYN
-from ..tcp.tables import NONE
+from ..tcp.emit import ACK, FIN, RST, SYN
+from ..tcp.tables import NONE, SACK_BLOCKS
 from .bytesio import fold, get8, get16, get32, put8, put16, put32
+from .ipv6 import half_sum
 
 HEADER_BYTES = 20
 END = 0
 NO_OPERATION = 1
 MSS = 2
 WINDOW_SCALE = 3
+SACK_PERMITTED = 4
+SACK = 5
+TIME_STAMP = 8
+STAMP_WORD = (NO_OPERATION << 24) | (NO_OPERATION << 16) | (TIME_STAMP << 8) | 10
+"""How nearly every segment's options begin."""
 
 
 @part
@@ -33,18 +39,42 @@ def parse(s, memory, at, room):
     p["window"] = get16(memory, at + 14)
     p["mss"] = 0
     p["shift"] = NONE
+    p["sack_ok"] = 0
+    p["ts"] = 0
+    p["tsval"] = 0
+    p["tsecr"] = 0
+    p["sacks"] = 0
     if p["remote_port"] == 0 or p["local_port"] == 0:
         return 0
     if flags & SYN and flags & (FIN | RST):
         return 0
-    if flags & SYN:
+    if size == HEADER_BYTES + 12 and get32(memory, at + HEADER_BYTES) == STAMP_WORD:
+        put_stamp(p, memory, at + HEADER_BYTES + 4)
+    elif size > HEADER_BYTES:
         parse_options(p, memory, at + HEADER_BYTES, at + size)
     return size
 
 
 @part
+def quote(p, memory, at):
+    """Ports and number of a segment of ours whose first 8 bytes are quoted at `at`."""
+    p["local_port"] = get16(memory, at)
+    p["remote_port"] = get16(memory, at + 2)
+    p["seq"] = get32(memory, at + 4)
+
+
+@part
+def put_stamp(p, memory, at):
+    """The two numbers of a time stamp option."""
+    p["ts"] = 1
+    p["tsval"] = get32(memory, at)
+    p["tsecr"] = get32(memory, at + 4) if p["flags"] & ACK else 0
+
+
+@part
 def parse_options(p, memory, at, end):
-    """MSS and window scale of a SYN; an option of impossible length ends the list."""
+    """Options one by one; one of impossible length ends the list, an unknown one is skipped."""
+    opening = p["flags"] & SYN
     while at < end:
         kind = get8(memory, at)
         if kind == END:
@@ -57,11 +87,64 @@ def parse_options(p, memory, at, end):
         size = get8(memory, at + 1)
         if size < 2 or at + size > end:
             return
-        if kind == MSS and size == 4:
-            p["mss"] = get16(memory, at + 2)
-        elif kind == WINDOW_SCALE and size == 3:
-            p["shift"] = get8(memory, at + 2)
+        if kind == TIME_STAMP and size == 10:
+            put_stamp(p, memory, at + 2)
+        elif kind == SACK and size >= 10 and (size - 2) % 8 == 0:
+            blocks = min((size - 2) // 8, SACK_BLOCKS)
+            for step in range(2 * blocks):
+                p["sack"][step] = get32(memory, at + 2 + 4 * step)
+            p["sacks"] = blocks
+        elif opening:
+            if kind == MSS and size == 4:
+                p["mss"] = get16(memory, at + 2)
+            elif kind == WINDOW_SCALE and size == 3:
+                p["shift"] = get8(memory, at + 2)
+            elif kind == SACK_PERMITTED and size == 2:
+                p["sack_ok"] = 1
         at += size
+
+
+@part
+def encode_options(row, memory, at):
+    """Options in Linux's order: MSS, SACK permitted, time stamp, window scale, SACK blocks; each
+    padded to words. Gives their length."""
+    size = 0
+    if row["mss"] > 0:
+        put32(memory, at, (MSS << 24) | (4 << 16) | row["mss"])
+        size += 4
+    if row["ts"]:
+        word = STAMP_WORD
+        if row["sack_ok"]:
+            word = (SACK_PERMITTED << 24) | (2 << 16) | (TIME_STAMP << 8) | 10
+        put32(memory, at + size, word)
+        put32(memory, at + size + 4, row["tsval"])
+        put32(memory, at + size + 8, row["tsecr"])
+        size += 12
+    elif row["sack_ok"]:
+        word = (NO_OPERATION << 24) | (NO_OPERATION << 16) | (SACK_PERMITTED << 8) | 2
+        put32(memory, at + size, word)
+        size += 4
+    if row["shift"] >= 0:
+        word = (NO_OPERATION << 24) | (WINDOW_SCALE << 16) | (3 << 8) | row["shift"]
+        put32(memory, at + size, word)
+        size += 4
+    blocks = row["sacks"]
+    if blocks > 0:
+        word = (NO_OPERATION << 24) | (NO_OPERATION << 16) | (SACK << 8) | (2 + 8 * blocks)
+        put32(memory, at + size, word)
+        for step in range(2 * blocks):
+            put32(memory, at + size + 4 + 4 * step, row["sack"][step])
+        size += 4 + 8 * blocks
+    return size
+
+
+@part
+def address_sum(row):
+    """The sum of the 16-bit words of both addresses."""
+    total = half_sum(row["address"]) + half_sum(row["remote_address"])
+    if row["remote_high"] != 0:
+        total += half_sum(row["high"]) + half_sum(row["remote_high"])
+    return total
 
 
 @part
@@ -70,16 +153,7 @@ def encode(row, memory, at):
 
     The checksum field holds the folded sum of the pseudo-header, which the card completes.
     """
-    size = HEADER_BYTES
-    if row["mss"] > 0:
-        put16(memory, at + size, (MSS << 8) | 4)
-        put16(memory, at + size + 2, row["mss"])
-        size += 4
-    if row["shift"] >= 0:
-        put8(memory, at + size, NO_OPERATION)
-        put16(memory, at + size + 1, (WINDOW_SCALE << 8) | 3)
-        put8(memory, at + size + 3, row["shift"])
-        size += 4
+    size = HEADER_BYTES + encode_options(row, memory, at + HEADER_BYTES)
     put16(memory, at, row["local_port"])
     put16(memory, at + 2, row["remote_port"])
     put32(memory, at + 4, row["seq"])
@@ -87,9 +161,6 @@ def encode(row, memory, at):
     put8(memory, at + 12, size << 2)
     put8(memory, at + 13, row["flags"])
     put16(memory, at + 14, row["window"])
-    source = row["address"]
-    destination = row["remote_address"]
-    total = (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (destination & 0xFFFF)
-    put16(memory, at + 16, fold(total + 6 + size + row["payload"]))
+    put16(memory, at + 16, fold(address_sum(row) + 6 + size + row["payload"]))
     put16(memory, at + 18, 0)
     return size

@@ -9,17 +9,21 @@ from . import counters, states
 from .emit import emit_reset
 from .events import CloseReason, EventKind
 from .rows import (
+    append_old,
     connection_event,
     count,
     event_room,
     give_connection,
     give_piece,
     give_send,
+    remove_old,
     return_buffer,
     segment_room,
     set_pending,
+    set_waiting,
     unhash,
 )
+from .scoreboard import forget
 from .tables import EVENTS_RESERVE, NEVER, NONE
 from .timers import TIME_WAIT, update_deadline
 from .window import drop_promise
@@ -34,13 +38,6 @@ NORMAL = int(CloseReason.NORMAL)
 def is_free(s, queue, row):
     """No transmit of this send is waiting or in the transmit ring (R24)."""
     return row["untaken"] == 0 and row["last_tx"] <= s["queues"][queue]["tx_done"]
-
-
-@part
-def set_waiting(s, c, waiting):
-    """Whether `on_transmitted` has to look at this connection."""
-    s["queues"][c["queue"]]["waiting"] += waiting - c["waiting"]
-    c["waiting"] = waiting
 
 
 @part
@@ -76,7 +73,7 @@ def release(s, index):
         pop_send(s, c)
         if c["attached"]:
             connection_event(s, c, index, RELEASED, 0, 0, 0, 0)
-    set_waiting(s, c, waiting)
+    set_waiting(s, index, waiting)
     if c["closed_due"] and c["send_head"] < 0 and c["attached"]:
         if event_room(s, queue) > 0:
             connection_event(s, c, index, CLOSED, 0, NORMAL, 0, 0)
@@ -112,10 +109,10 @@ def settle(s, index):
         c["rst_due"] = 0
     while c["send_head"] >= 0:
         if not is_free(s, queue, s["sends"][c["send_head"]]):
-            set_waiting(s, c, 1)
+            set_waiting(s, index, 1)
             return
         pop_send(s, c)
-    set_waiting(s, c, 0)
+    set_waiting(s, index, 0)
     if c["attached"] and c["announced"]:
         if event_room(s, queue) <= 0:
             set_pending(s, index)
@@ -143,6 +140,7 @@ def finish(s, index, reason, reset):
         return
     if c["state"] == states.SYN_RECEIVED and c["listener"] >= 0:
         s["queues"][c["queue"]]["half_open"] -= 1
+        s["listeners"][c["listener"]]["half_open"] -= 1
     if c["mac_known"] == 0 and c["state"] == states.SYN_SENT:
         s["control"]["waiting_neighbour"] -= 1
     unhash(s, index)
@@ -152,15 +150,19 @@ def finish(s, index, reason, reset):
         if listener["state"] == states.LISTENER_CLOSING and listener["connections"] == 0:
             listener["state"] = states.LISTENER_FREE
             s["control"]["listeners_version"] += 1
+    if c["state"] == states.TIME_WAIT:
+        remove_old(s, index)
     c["state"] = states.DEAD
     c["reason"] = reason
     c["rst_due"] = reset
     c["retransmit_at"] = NEVER
     c["ack_at"] = NEVER
     c["state_at"] = NEVER
+    c["keep_at"] = NEVER
     update_deadline(s, index)
     return_pieces(s, index)
-    drop_promise(s, c)
+    forget(s, c)
+    drop_promise(s, index)
     settle(s, index)
 
 
@@ -169,12 +171,14 @@ def enter_time_wait(s, index, now):
     """Both directions are over (R33: nothing of the application is held from here on)."""
     c = s["connections"][index]
     c["state"] = states.TIME_WAIT
+    append_old(s, index)
     c["retransmit_at"] = NEVER
     c["ack_at"] = NEVER
+    c["keep_at"] = NEVER
     c["state_at"] = now + TIME_WAIT
     update_deadline(s, index)
     return_pieces(s, index)
-    drop_promise(s, c)
+    drop_promise(s, index)
     if c["attached"]:
         c["closed_due"] = 1
     release(s, index)

@@ -1,9 +1,16 @@
-"""Congestion control: NewReno (RFC 5681, RFC 6582), behind five functions.
+"""Congestion control as the rest of TCP sees it. Windows in bytes, times in ns.
 
-Another algorithm takes these five names; they see only the connection's row. Windows in bytes.
+Six events, the same for every algorithm: `begin`, `on_ack`, `on_loss`, `on_recovered`,
+`on_timeout`, `on_idle`. Slow start, the restart after a pause and the reaction to a time-out are
+here; an algorithm gives two functions, chosen by `c["algorithm"]`: how the window grows in
+congestion avoidance, and what becomes the threshold at a loss. An algorithm that paces or needs
+delivery rates (BBR) adds fields to the row and its branch to the events. What counts as lost is
+not decided here, but in `recovery`.
 """
 
 from ..compile import part
+from . import cubic, newreno
+from .tables import CUBIC
 
 INITIAL_SEGMENTS = 10
 """RFC 6928."""
@@ -11,69 +18,86 @@ CWND_MAX = 1 << 30
 
 
 @part
+def initial_window(mss):
+    """RFC 6928 section 2."""
+    return min(INITIAL_SEGMENTS * mss, max(2 * mss, 14600))
+
+
+@part
 def begin(c, lost_syn):
     """The connection is established; after a lost SYN the window is one segment (RFC 5681)."""
-    mss = c["mss"]
-    c["cwnd"] = mss if lost_syn else min(INITIAL_SEGMENTS * mss, max(2 * mss, 14600))
+    c["cwnd"] = c["mss"] if lost_syn else initial_window(c["mss"])
     c["ssthresh"] = CWND_MAX
     c["acked_bytes"] = 0
     c["dup_acks"] = 0
     c["recovery"] = 0
     c["recover"] = c["iss"]
+    cubic.begin(c)
 
 
 @part
-def on_ack(c, acked):
-    """`acked` new bytes, outside of recovery: slow start or congestion avoidance."""
+def on_ack(c, acked, flight, now):
+    """`acked` new bytes of `flight` outstanding, outside of recovery."""
     mss = c["mss"]
-    if c["cwnd"] < c["ssthresh"]:
-        # RFC 3465 with L = 2: delayed ACKs do not slow the start
-        c["cwnd"] = min(c["cwnd"] + min(acked, 2 * mss), CWND_MAX)
+    cwnd = c["cwnd"]
+    if cwnd < c["ssthresh"]:
+        # a window that was not used says nothing about the path (RFC 7661 section 4.3)
+        if cwnd < 2 * flight:
+            # RFC 3465: L = 2, so that delayed ACKs do not slow the start, and 1 after a time-out
+            most = mss if c["snd_una"] <= c["recover"] else 2 * mss
+            c["cwnd"] = min(cwnd + min(acked, most), CWND_MAX)
+    elif flight + mss > cwnd:
+        if c["algorithm"] == CUBIC:
+            cubic.avoid(c, acked, now)
+        else:
+            newreno.avoid(c, acked)
+        c["cwnd"] = min(c["cwnd"], CWND_MAX)
+
+
+@part
+def threshold(c, flight):
+    """Set ssthresh after a loss with `flight` bytes outstanding."""
+    if c["algorithm"] == CUBIC:
+        target = cubic.threshold(c, flight)
     else:
-        c["acked_bytes"] += acked
-        if c["acked_bytes"] >= c["cwnd"]:
-            c["acked_bytes"] -= c["cwnd"]
-            c["cwnd"] = min(c["cwnd"] + mss, CWND_MAX)
-
-
-@part
-def on_loss(c, flight):
-    """Three duplicate ACKs: enter recovery (RFC 6582 section 3.2 step 2)."""
-    mss = c["mss"]
-    c["ssthresh"] = max(flight // 2, 2 * mss)
-    c["cwnd"] = c["ssthresh"] + 3 * mss
-    c["recover"] = c["snd_max"]
-    c["recovery"] = 1
+        target = newreno.threshold(flight)
+    c["ssthresh"] = max(target, 2 * c["mss"])
     c["acked_bytes"] = 0
 
 
 @part
-def on_recovery_ack(c, acked, flight):
-    """New data acknowledged in recovery; 1 if partial: the next hole is to be sent at once."""
+def on_loss(c, flight):
+    """A loss was found while ACKs come: the window falls once for the losses of a flight."""
+    threshold(c, flight)
+    c["cwnd"] = c["ssthresh"]
+
+
+@part
+def on_recovered(c, flight):
+    """All that was outstanding at the loss is acknowledged (RFC 6582 section 3.2 step 3)."""
     mss = c["mss"]
-    if c["snd_una"] >= c["recover"]:
-        c["cwnd"] = min(c["ssthresh"], max(flight, mss) + mss)
-        c["recovery"] = 0
-        return 0
-    c["cwnd"] = max(c["cwnd"] - acked, mss) + (mss if acked >= mss else 0)
-    return 1
+    c["cwnd"] = min(c["ssthresh"], max(flight, mss) + mss)
 
 
 @part
 def on_timeout(c, flight, first):
     """The retransmission timer fired; `first`: not for a segment that timed out before."""
-    mss = c["mss"]
     if first:
-        c["ssthresh"] = max(flight // 2, 2 * mss)
-    c["cwnd"] = mss
-    c["recover"] = c["snd_max"]
-    c["recovery"] = 0
-    c["dup_acks"] = 0
+        threshold(c, flight)
+    c["cwnd"] = c["mss"]
     c["acked_bytes"] = 0
 
 
 @part
 def on_idle(c):
     """Nothing was sent for longer than the time-out (RFC 5681 section 4.1)."""
-    mss = c["mss"]
-    c["cwnd"] = min(c["cwnd"], min(INITIAL_SEGMENTS * mss, max(2 * mss, 14600)))
+    c["cwnd"] = min(c["cwnd"], initial_window(c["mss"]))
+    c["epoch"] = 0  # the pause is no time in which the cubic grew (RFC 9438 section 5.8)
+
+
+@part
+def choose(c, algorithm):
+    """Another algorithm from now on; the window and the threshold stay."""
+    c["algorithm"] = algorithm
+    c["acked_bytes"] = 0
+    cubic.begin(c)

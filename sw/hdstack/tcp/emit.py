@@ -4,10 +4,11 @@ A row holds all that `hdstack.net.output` writes, so it outlives its connection.
 """
 
 from ..compile import part
-from . import counters, states
-from .rows import count, low32, segment_room, set_pending
-from .sequence import refill
-from .tables import NEVER, NONE, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
+from . import acks, counters, states
+from .reassembly import block_of
+from .rows import count, low32, own_mss, segment_room, set_pending, set_starved
+from .sequence import keyed_hash, refill, time_stamp
+from .tables import NEVER, NONE, SACK_BLOCKS, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
 from .timers import update_deadline
 from .window import WINDOW_SHIFT, offered_edge, set_edge
 
@@ -18,8 +19,13 @@ PSH = 0x08
 ACK = 0x10
 
 RESETS_PER_SECOND = 200
-CHALLENGES_PER_SECOND = 200
-"""RFC 5961 section 7: RST and challenge ACKs to strangers are limited."""
+"""To strangers, who may be forged."""
+CHALLENGES_PER_SECOND = 1000
+"""Of all connections: half of it at least, and a random part of it more, so that the count tells
+nothing about what others sent (RFC 5961 section 7 as it is attacked off the path)."""
+CHALLENGES_BURST = 10
+CHALLENGES_RATE = 2
+"""Of one connection: ten in five seconds (RFC 5961 section 7)."""
 
 
 @part
@@ -34,8 +40,71 @@ def take_segment(s, queue):
     row["payload"] = 0
     row["mss"] = 0
     row["shift"] = NONE
+    row["sack_ok"] = 0
+    row["ts"] = 0
+    row["sacks"] = 0
+    row["high"] = 0
     row["address"] = s["control"]["address"]
+    row["remote_high"] = 0
     return row
+
+
+@part
+def sack_bytes(c):
+    """Bytes of the SACK option that the next ACK will carry at most."""
+    blocks = c["pieces"] + (1 if c["dsack_end"] > c["dsack_start"] else 0)
+    if blocks == 0 or c["sack_ok"] == 0:
+        return 0
+    return 4 + 8 * min(blocks, SACK_BLOCKS - c["ts_ok"])
+
+
+@part
+def put_sacks(s, c, row):
+    """Report what came out of order, the newest first (RFC 2018 section 4), before it what came
+    twice (RFC 2883), once."""
+    used = 0
+    if c["dsack_end"] > c["dsack_start"]:
+        row["sack"][0] = low32(c["dsack_start"])
+        row["sack"][1] = low32(c["dsack_end"])
+        c["dsack_end"] = c["dsack_start"]
+        used = 1
+    first = used
+    for slot in range(SACK_BLOCKS):
+        if used >= SACK_BLOCKS - c["ts_ok"] or c["pieces"] == 0:
+            break
+        seq = c["sack_recent"][slot]
+        if seq <= c["rcv_nxt"]:
+            continue
+        start, end = block_of(s, c, seq)
+        if start <= c["rcv_nxt"]:
+            continue  # given back, or in order already and only not yet delivered
+        new = True
+        for at in range(first, used):
+            if row["sack"][2 * at] == low32(start):
+                new = False
+        if new:
+            row["sack"][2 * used] = low32(start)
+            row["sack"][2 * used + 1] = low32(end)
+            used += 1
+    row["sacks"] = used
+
+
+@part
+def put_options(s, c, row, flags):
+    """The options that Linux would send on this segment."""
+    control = s["control"]
+    opening = flags & (SYN | ACK) == SYN
+    if flags & SYN:
+        row["mss"] = own_mss(s, c["remote_high"])
+        row["sack_ok"] = control["sack"] if opening else c["sack_ok"]
+        if opening or c["rcv_shift"]:
+            row["shift"] = WINDOW_SHIFT
+    if c["ts_ok"] or (opening and control["timestamps"]):
+        row["ts"] = 1
+        row["tsval"] = time_stamp(c, control["now"])
+        row["tsecr"] = c["ts_recent"] if flags & ACK else 0
+    if c["sack_ok"] and flags & (SYN | RST) == 0:
+        put_sacks(s, c, row)
 
 
 @part
@@ -45,6 +114,9 @@ def begin_segment(s, index, seq, flags):
     row = take_segment(s, c["queue"])
     row["connection"] = index
     row["mac"] = c["mac"]
+    row["high"] = c["local_high"]
+    row["address"] = c["local_address"]
+    row["remote_high"] = c["remote_high"]
     row["remote_address"] = c["remote_address"]
     row["local_port"] = c["local_port"]
     row["remote_port"] = c["remote_port"]
@@ -52,30 +124,24 @@ def begin_segment(s, index, seq, flags):
     row["flags"] = flags
     row["ack"] = 0
     row["window"] = 0
-    if flags & RST == 0:
-        if c["fin_told"] == 0:
-            window = max(offered_edge(s, c) - c["rcv_nxt"], 0)
-            shift = 0 if flags & SYN else c["rcv_shift"]
-            # rounded up: the edge that was promised never moves back by a rounding
-            field = min((window + (1 << shift) - 1) >> shift, 0xFFFF)
-            row["window"] = field
-            set_edge(s, c, c["rcv_nxt"] + (field << shift))
-        if flags & SYN:
-            row["mss"] = s["control"]["mss"]
-            if flags & ACK == 0 or c["rcv_shift"]:
-                row["shift"] = WINDOW_SHIFT
+    if flags & RST == 0 and c["fin_told"] == 0:
+        window = max(offered_edge(s, c) - c["rcv_nxt"], 0)
+        shift = 0 if flags & SYN else c["rcv_shift"]
+        # rounded up: the edge that was promised never moves back by a rounding
+        field = min((window + (1 << shift) - 1) >> shift, 0xFFFF)
+        row["window"] = field
+        set_edge(s, c, c["rcv_nxt"] + (field << shift))
+    put_options(s, c, row, flags)
     if flags & ACK:
         row["ack"] = low32(c["rcv_nxt"])
-        c["unacked"] = 0
+        c["last_ack"] = c["rcv_nxt"]
+        acks.on_ack_sent(c)
         if c["ack_at"] != NEVER:
             c["ack_at"] = NEVER
             update_deadline(s, index)
         if c["state"] >= states.ESTABLISHED and c["state"] <= states.FIN_WAIT_2:
-            q = s["queues"][c["queue"]]
             small = c["rcv_adv"] - c["rcv_nxt"] < s["control"]["mss"]
-            starved = 1 if small and c["fin_told"] == 0 else 0
-            q["starved"] += starved - c["starved"]
-            c["starved"] = starved
+            set_starved(s, index, 1 if small and c["fin_told"] == 0 else 0)
     count(s, counters.SEGMENTS_OUT)
     return row
 
@@ -93,7 +159,7 @@ def emit_ack(s, index):
     if segment_room(s, c["queue"]) > 0:
         begin_segment(s, index, newest_acceptable(c), ACK)
     else:
-        c["unacked"] = 2
+        acks.urgent(c)
         set_pending(s, index)
 
 
@@ -107,23 +173,14 @@ def emit_reset(s, index):
 
 
 @part
-def take_token(s, challenge, now):
-    """Whether another RST (or challenge ACK) may be sent at `now`."""
+def take_reset(s, now):
+    """Whether another RST to a stranger may be sent at `now`."""
     control = s["control"]
-    if challenge:
-        tokens = refill(
-            control["challenge_tokens"], control["challenge_filled"], now,
-            CHALLENGES_PER_SECOND, CHALLENGES_PER_SECOND,
-        )  # fmt: skip
-        control["challenge_filled"] = now
-        control["challenge_tokens"] = tokens - SECOND if tokens >= SECOND else tokens
-    else:
-        tokens = refill(
-            control["reset_tokens"], control["reset_filled"], now,
-            RESETS_PER_SECOND, RESETS_PER_SECOND,
-        )  # fmt: skip
-        control["reset_filled"] = now
-        control["reset_tokens"] = tokens - SECOND if tokens >= SECOND else tokens
+    tokens = refill(
+        control["reset_tokens"], control["reset_filled"], now, RESETS_PER_SECOND, RESETS_PER_SECOND
+    )
+    control["reset_filled"] = now
+    control["reset_tokens"] = tokens - SECOND if tokens >= SECOND else tokens
     if tokens < SECOND:
         count(s, counters.RESETS_WITHHELD)
         return False
@@ -131,11 +188,50 @@ def take_token(s, challenge, now):
 
 
 @part
+def take_challenge(s, c, now):
+    """Whether the connection may send another challenge ACK at `now`."""
+    control = s["control"]
+    second = now // SECOND
+    if second != control["challenge_second"]:
+        control["challenge_second"] = second
+        more = keyed_hash(s, low32(second), control["secret"][2], control["secret"][3])
+        control["challenge_left"] = CHALLENGES_PER_SECOND // 2 + more % CHALLENGES_PER_SECOND
+    tokens = refill(
+        c["challenge_tokens"], c["challenge_filled"], now, CHALLENGES_RATE, CHALLENGES_BURST
+    )
+    c["challenge_filled"] = now
+    c["challenge_tokens"] = tokens
+    if tokens < SECOND or control["challenge_left"] <= 0:
+        count(s, counters.RESETS_WITHHELD)
+        return False
+    c["challenge_tokens"] = tokens - SECOND
+    control["challenge_left"] -= 1
+    return True
+
+
+@part
 def challenge(s, index, now):
     """RFC 5961: answer a doubtful segment by an ACK, at a limited rate."""
-    if take_token(s, True, now):
+    if take_challenge(s, s["connections"][index], now):
         count(s, counters.CHALLENGE_ACKS)
         emit_ack(s, index)
+
+
+@part
+def answer_segment(s, queue):
+    """A segment back to where the parsed one came from, for no connection."""
+    p = s["parsed"]
+    row = take_segment(s, queue)
+    row["connection"] = NONE
+    row["mac"] = p["mac"]
+    row["high"] = p["local_high"]
+    row["address"] = p["local_address"]
+    row["remote_high"] = p["remote_high"]
+    row["remote_address"] = p["remote_address"]
+    row["local_port"] = p["local_port"]
+    row["remote_port"] = p["remote_port"]
+    row["window"] = 0
+    return row
 
 
 @part
@@ -144,15 +240,9 @@ def reset_stranger(s, now):
     p = s["parsed"]
     if p["flags"] & RST:
         return
-    if segment_room(s, p["queue"]) <= 0 or not take_token(s, False, now):
+    if segment_room(s, p["queue"]) <= 0 or not take_reset(s, now):
         return
-    row = take_segment(s, p["queue"])
-    row["connection"] = NONE
-    row["mac"] = p["mac"]
-    row["remote_address"] = p["remote_address"]
-    row["local_port"] = p["local_port"]
-    row["remote_port"] = p["remote_port"]
-    row["window"] = 0
+    row = answer_segment(s, p["queue"])
     if p["flags"] & ACK:
         row["seq"] = p["ack"]
         row["ack"] = 0

@@ -4,20 +4,25 @@ Both travel in rings of shared memory between the stack and one application (`hd
 32 bytes a row. Every number that an application wrote is checked by the core before it is used.
 """
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 import numpy as np
 
-__all__ = ["EVENT", "REQUEST", "CloseReason", "EventKind", "RequestKind"]
+__all__ = [
+    "EVENT", "IPV6", "NO_LINGER", "REQUEST", "CloseReason", "EventKind", "OpenFlag", "Option",
+    "RequestKind",
+]  # fmt: skip
 
 
 class RequestKind(IntEnum):
     """Application to stack. `socket` is a number of the application's choosing, below its limit."""
 
     LISTEN = 1
-    """Listen on local port `port`; answered by LISTENING or FAILED with the same `socket`."""
+    """Listen on local port `port`; answered by LISTENING or FAILED with the same `socket`.
+    `length`: backlog, 0 for the most; `offset`: OpenFlag of the connections to come."""
     CONNECT = 2
-    """Connect to `address`:`port`; answered by CONNECTED or FAILED with the same `socket`."""
+    """Connect to `address`:`port`; answered by CONNECTED or FAILED with the same `socket`.
+    `offset`: OpenFlag."""
     SEND = 3
     """Append `length` bytes at `offset` of region `region` to the stream of `connection`."""
     SHUTDOWN = 4
@@ -28,6 +33,12 @@ class RequestKind(IntEnum):
     """`length` more bytes of `connection` were read, their buffers posted again."""
     UNLISTEN = 7
     """Stop the listener `connection`."""
+    CLOSE = 8
+    """As SHUTDOWN, and nothing more is read: data that still comes is answered by RST. `length`:
+    ms within which all must be acknowledged, or the connection is reset; 0 resets at once;
+    NO_LINGER waits as long as TCP does."""
+    OPTION = 9
+    """Set Option `port` of `connection` to `length`; answered by OPTION."""
 
 
 class EventKind(IntEnum):
@@ -51,6 +62,9 @@ class EventKind(IntEnum):
     """`connection` is over, its number may be used again; `reason` is a CloseReason."""
     RETURNED = 9
     """The buffer (element) at `offset` of `region` carries nothing and may be posted again."""
+    OPTION = 10
+    """Answer to OPTION: option `port` of `connection` is `length`, or `reason` is not NORMAL and
+    nothing changed."""
 
 
 class CloseReason(IntEnum):
@@ -66,6 +80,41 @@ class CloseReason(IntEnum):
     INVALID_REQUEST = 7
     STACK_GONE = 8
     UNREACHABLE = 9
+    UNSUPPORTED = 10
+
+
+NO_LINGER = 0xFFFFFFFF
+IPV6 = 6
+"""`region` of CONNECT, CONNECTED and ACCEPTED where the address is of IPv6. Its four words, the
+last one first, are `address`, `offset` (in CONNECT: `connection`), `length` and `spare`."""
+
+
+class OpenFlag(IntFlag):
+    """What connections begin with."""
+
+    NODELAY = 1
+    KEEPALIVE = 2
+
+
+class Option(IntEnum):
+    """Options of a connection, and what values they take."""
+
+    NODELAY = 1
+    """0 or 1: small segments do not wait (TCP_NODELAY)."""
+    KEEPALIVE = 2
+    """0 or 1: an idle peer is asked whether it lives (SO_KEEPALIVE)."""
+    KEEPALIVE_IDLE = 3
+    """Seconds of silence before the first probe, 1 to 32767."""
+    KEEPALIVE_INTERVAL = 4
+    """Seconds between probes, 1 to 32767."""
+    KEEPALIVE_COUNT = 5
+    """Probes without answer that end the connection, 1 to 127."""
+    USER_TIMEOUT = 6
+    """Milliseconds without progress that end the connection; 0: RFC 1122's 100 s (RFC 5482)."""
+    QUICKACK = 7
+    """1: the next segments are acknowledged at once; 0: ACKs wait for an answer."""
+    CONGESTION = 8
+    """0: NewReno, 1: CUBIC."""
 
 
 REQUEST = np.dtype(

@@ -7,29 +7,32 @@ piece kept out of order.
 """
 
 from ..compile import part
-from . import congestion, counters, states
+from . import acks, counters, recovery, scoreboard, states
 from .close import NORMAL, enter_time_wait, finish, release
+from .data import retransmit_first
 from .emit import ACK, FIN, RST, SYN, challenge, emit_ack, reset_stranger
 from .events import CloseReason, EventKind
-from .open import establish, passive_open
-from .output import output, retransmit_first
-from .reassembly import cut_after, deliver, keep
+from .listen import find_or_open
+from .open import establish, learn_options
+from .output import output
+from .path import forget as forget_path
+from .reassembly import cut_after, deliver, keep, note_twice
 from .rows import (
     connection_event,
     count,
     event_room,
-    find_connection,
     has_room,
     return_buffer,
     set_pending,
 )
-from .sequence import unwrap
-from .tables import EVENTS_RESERVE, NEVER, NONE
+from .sequence import later, unwrap
+from .tables import EVENTS_RESERVE, NEVER, NONE, SECOND
 from .timers import (
-    DELAYED_ACK,
+    FIN_WAIT_2,
     TIME_WAIT,
     arm_retransmit,
     measure,
+    measure_stamp,
     stop_retransmit,
     update_deadline,
 )
@@ -38,6 +41,9 @@ from .window import set_edge
 FINISHED = int(EventKind.FINISHED)
 REFUSED = int(CloseReason.REFUSED)
 RESET = int(CloseReason.RESET)
+
+TS_RECENT_VALID = 24 * 86400 * SECOND
+"""A connection idle for longer cannot compare the peer's time stamps (RFC 7323 section 5.5)."""
 
 
 @part
@@ -84,6 +90,7 @@ def in_syn_sent(s, index, now):
     c["irs"] = p["seq"]
     c["rcv_nxt"] = p["seq"] + 1
     c["rcv_adv"] = c["rcv_nxt"] + c["promised"]
+    learn_options(s, c, now)
     if flags & ACK:
         c["snd_una"] = ack
         establish(s, index, now)
@@ -103,6 +110,38 @@ def acceptable(c, seq, length):
     if length == 0:
         return seq >= c["rcv_nxt"] and seq <= max(c["rcv_adv"], c["rcv_nxt"])
     return seq + length > c["rcv_nxt"] and seq <= max(c["rcv_adv"], c["rcv_nxt"])
+
+
+@part
+def answers_simultaneous_open(c, p, seq, ack):
+    """The peer's SYN-ACK after both sides sent SYN (RFC 9293 figure 8): its SYN came before."""
+    return (
+        c["state"] == states.SYN_RECEIVED
+        and p["flags"] & (SYN | ACK) == SYN | ACK
+        and seq == c["irs"]
+        and c["snd_una"] < ack
+        and ack <= c["snd_max"]
+    )
+
+
+@part
+def is_old(s, c, now):
+    """PAWS (RFC 7323 section 5.3 R1): the parsed segment's time stamp was overtaken long ago."""
+    p = s["parsed"]
+    return (
+        c["ts_ok"] == 1
+        and later(p["tsval"], c["ts_recent"]) < 0
+        and now - c["ts_recent_at"] < TS_RECENT_VALID
+    )
+
+
+@part
+def set_recent_stamp(s, c, now):
+    """RFC 7323 section 4.3 (3): the segment began at or before what was acknowledged last."""
+    p = s["parsed"]
+    if later(p["tsval"], c["ts_recent"]) >= 0 or now - c["ts_recent_at"] >= TS_RECENT_VALID:
+        c["ts_recent"] = p["tsval"]
+        c["ts_recent_at"] = now
 
 
 @part
@@ -135,22 +174,24 @@ def on_reset(s, index, seq, now):
 def on_new_ack(s, index, ack, now):
     """`ack` covers bytes that were not acknowledged before."""
     c = s["connections"][index]
+    p = s["parsed"]
     acked = ack - c["snd_una"]
+    flight = c["snd_max"] - c["snd_una"]
     c["snd_una"] = ack
     c["progress_at"] = now
     c["retries"] = 0
     if c["snd_nxt"] < ack:
         c["snd_nxt"] = ack
-    if c["timing_seq"] >= 0 and ack >= c["timing_seq"]:
+    if c["timing_seq"] < 0:
+        if c["ts_ok"] and p["tsecr"] != 0:
+            measure_stamp(c, p["tsecr"], now)
+    elif ack >= c["timing_seq"]:
         measure(c, now - c["timing_at"])
         c["timing_seq"] = NONE
-    again = 0
-    if c["recovery"]:
-        again = congestion.on_recovery_ack(c, acked, c["snd_max"] - ack)
-    else:
-        congestion.on_ack(c, acked)
-    if again == 0:
-        c["dup_acks"] = 0
+    c["soft_error"] = 0
+    forget_path(c, now)
+    scoreboard.advance(s, c)
+    again = recovery.on_new_ack(s, index, acked, flight, now)
     if ack == c["snd_max"]:
         if c["persist"]:
             c["persist"] = 0
@@ -159,21 +200,6 @@ def on_new_ack(s, index, ack, now):
     else:
         arm_retransmit(s, index, now)
     if again:
-        retransmit_first(s, index)
-
-
-@part
-def on_duplicate_ack(s, index, now):
-    """RFC 5681 section 3.2, RFC 6582."""
-    c = s["connections"][index]
-    count(s, counters.DUPLICATE_ACKS)
-    c["dup_acks"] += 1
-    if c["recovery"]:
-        c["cwnd"] = min(c["cwnd"] + c["mss"], congestion.CWND_MAX)
-    elif c["dup_acks"] == 3 and c["snd_una"] > c["recover"]:
-        count(s, counters.FAST_RETRANSMITS)
-        congestion.on_loss(c, c["snd_max"] - c["snd_una"])
-        arm_retransmit(s, index, now)
         retransmit_first(s, index)
 
 
@@ -189,16 +215,21 @@ def on_ack(s, index, seq, ack, now):
     if ack < c["snd_una"]:
         return True
     changed = set_peer_window(s, c, seq, ack)
-    if ack > c["snd_una"]:
+    duplicate = ack == c["snd_una"]
+    if not duplicate:
         on_new_ack(s, index, ack, now)
+    if c["sack_ok"]:
+        if p["sacks"] > 0 and c["snd_max"] > ack:
+            recovery.on_reports(s, index, recovery.take_reports(s, c), duplicate, now)
     elif (
-        changed == 0
+        duplicate
+        and changed == 0
         and p["length"] == 0
         and p["flags"] & FIN == 0
         and c["snd_max"] > ack
         and c["persist"] == 0
     ):
-        on_duplicate_ack(s, index, now)
+        recovery.on_duplicate_ack(s, index, now)
     if c["state"] == states.DEAD or c["state"] == states.FREE:
         return False
     if c["persist"] and changed and c["snd_wnd"] > 0:
@@ -211,6 +242,9 @@ def on_ack(s, index, seq, ack, now):
     if fin_acked:
         if c["state"] == states.FIN_WAIT_1:
             c["state"] = states.FIN_WAIT_2
+            if c["closing"]:
+                c["state_at"] = now + FIN_WAIT_2
+                update_deadline(s, index)
         elif c["state"] == states.CLOSING:
             enter_time_wait(s, index, now)
         elif c["state"] == states.LAST_ACK:
@@ -246,7 +280,7 @@ def finish_stream(s, index, now):
     c["fin_told"] = 1
     c["rcv_adv"] = c["rcv_nxt"]  # nothing more is promised, since nothing more comes
     set_edge(s, c, c["rcv_adv"])
-    c["unacked"] = 2
+    acks.urgent(c)
     if c["attached"]:
         connection_event(s, c, index, FINISHED, 0, 0, 0, 0)
     if c["state"] == states.ESTABLISHED:
@@ -279,11 +313,18 @@ def on_payload(s, index, seq, now):
         if p["length"] > 0 or p["flags"] & FIN:
             emit_ack(s, index)
         return
+    if c["closing"] and length > 0:
+        # RFC 9293 section 3.6.1: nobody reads it any more, so the peer is told that it is lost
+        count(s, counters.CLOSED_DATA)
+        return_payload(s)
+        finish(s, index, RESET, 1)
+        return
     expected = c["rcv_nxt"]
     had_pieces = c["pieces"]
     end = seq + length
-    if seq < expected:
+    if seq < expected and length > 0:
         cut = min(expected - seq, length)
+        note_twice(c, seq, seq + cut)
         seq += cut
         offset += cut
         length -= cut
@@ -309,13 +350,11 @@ def on_payload(s, index, seq, now):
     set_edge(s, c, c["rcv_adv"])
     in_order = c["rcv_nxt"] > expected
     if p["length"] > 0 or p["flags"] & FIN:
-        if not in_order or had_pieces or c["pieces"]:
-            c["unacked"] = 2  # RFC 5681 section 4.2: at once for a hole, a duplicate, a filled hole
-        else:
-            c["unacked"] += 1
-            if c["ack_at"] == NEVER:
-                c["ack_at"] = now + DELAYED_ACK
-                update_deadline(s, index)
+        twice = c["dsack_end"] > c["dsack_start"]
+        if in_order:
+            acks.on_data(s, index, p["length"], now)
+        if not in_order or had_pieces or c["pieces"] or twice:
+            acks.urgent(c)  # RFC 5681 section 4.2: a hole, a duplicate, a filled hole
     finish_stream(s, index, now)
 
 
@@ -330,7 +369,7 @@ def resume(s, index, now):
     deliver(s, index)
     if c["rcv_nxt"] > expected:
         set_edge(s, c, c["rcv_adv"])
-        c["unacked"] = 2
+        acks.urgent(c)
     finish_stream(s, index, now)
     release(s, index)
     if c["state"] == states.LAST_ACK and c["snd_una"] > c["snd_end"]:
@@ -372,9 +411,27 @@ def on_segment(s, now):
         return_payload(s)
         on_reset(s, index, seq, now)
         return
-    if not acceptable(c, seq, span):
-        refuse(s, index, seq, span, now)
+    if c["ts_ok"] and p["ts"] == 0 and flags & SYN == 0:
+        count(s, counters.NO_TIMESTAMP)
+        return_payload(s)
         return
+    if p["ts"] and is_old(s, c, now):
+        count(s, counters.OLD_TIMESTAMP)
+        refuse(s, index, seq, now)
+        return
+    if answers_simultaneous_open(c, p, seq, ack):
+        return_payload(s)
+        c["snd_una"] = ack
+        establish(s, index, now)
+        set_peer_window(s, c, seq + 1, ack)
+        emit_ack(s, index)
+        output(s, index, now)
+        return
+    if not acceptable(c, seq, span):
+        refuse(s, index, seq, now)
+        return
+    if c["ts_ok"] and p["ts"] and seq <= c["last_ack"]:
+        set_recent_stamp(s, c, now)
     if flags & SYN or flags & ACK == 0:
         return_payload(s)
         if flags & SYN:
@@ -396,11 +453,12 @@ def on_segment(s, now):
         return_payload(s)
         return
     on_payload(s, index, seq, now)
-    resume(s, index, now)
+    if c["state"] != states.DEAD and c["state"] != states.FREE:
+        resume(s, index, now)
 
 
 @part
-def refuse(s, index, seq, span, now):
+def refuse(s, index, seq, now):
     """A segment outside of the window: answered by an ACK, not otherwise used."""
     c = s["connections"][index]
     p = s["parsed"]
@@ -411,6 +469,8 @@ def refuse(s, index, seq, span, now):
             c["retries"] += 1
             output(s, index, now)
         return
+    if p["length"] > 0 and seq < c["rcv_nxt"]:
+        note_twice(c, seq, min(seq + p["length"], c["rcv_nxt"]))
     if seq > c["rcv_nxt"]:
         count(s, counters.BEYOND_WINDOW)
     else:
@@ -422,28 +482,3 @@ def refuse(s, index, seq, span, now):
         emit_ack(s, index)
     else:
         challenge(s, index, now)
-
-
-@part
-def find_or_open(s, now):
-    """Row of the parsed segment's connection, or -1 after a SYN or a stranger was answered."""
-    p = s["parsed"]
-    index = find_connection(s, p["remote_address"], p["remote_port"], p["local_port"])
-    begins = p["flags"] & (SYN | ACK | RST) == SYN
-    floor = -1
-    if index >= 0:
-        c = s["connections"][index]
-        if not (
-            begins
-            and c["state"] == states.TIME_WAIT
-            and unwrap(p["seq"], c["rcv_nxt"]) > c["rcv_nxt"]
-        ):
-            return index
-        # RFC 1122 section 4.2.2.13: a new SYN may end TIME-WAIT, with numbers above the old
-        floor = c["snd_max"] + 128000
-        finish(s, index, NORMAL, 0)
-    if begins:
-        passive_open(s, floor, now)
-    else:
-        reset_stranger(s, now)
-    return -1

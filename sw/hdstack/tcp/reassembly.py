@@ -17,7 +17,7 @@ from .rows import (
     set_pending,
     take_piece,
 )
-from .tables import EVENTS_RESERVE, NONE, PIECES_PER_CONNECTION
+from .tables import EVENTS_RESERVE, NONE, PIECES_PER_CONNECTION, SACK_BLOCKS
 
 READABLE = int(EventKind.READABLE)
 
@@ -50,6 +50,46 @@ def deliver(s, index):
 
 
 @part
+def block_of(s, c, seq):
+    """The block without a hole around byte `seq`: (start, end); (-1, -1) if it is not kept."""
+    start = NONE
+    end = NONE
+    at = c["piece_head"]
+    while at >= 0:
+        piece = s["pieces"][at]
+        if piece["seq"] != end:
+            if end > seq:
+                break
+            start = piece["seq"]
+        end = piece["seq"] + piece["length"]
+        at = piece["next"]
+    if start <= seq and seq < end:
+        return start, end
+    return NONE, NONE
+
+
+@part
+def note_recent(s, c, seq):
+    """The block of byte `seq` is to be reported first (RFC 2018 section 4)."""
+    start, end = block_of(s, c, seq)
+    carried = seq
+    for slot in range(SACK_BLOCKS):
+        other = c["sack_recent"][slot]
+        c["sack_recent"][slot] = carried
+        if start <= other and other < end:
+            return
+        carried = other
+
+
+@part
+def note_twice(c, start, end):
+    """Bytes `start` to `end` came that were here already: to be reported once (RFC 2883)."""
+    if c["sack_ok"]:
+        c["dsack_start"] = start
+        c["dsack_end"] = end
+
+
+@part
 def keep(s, index, seq, length, region, offset):
     """Take `length` > 0 bytes at `seq` >= rcv_nxt, inside the window; 1 if anything was new."""
     c = s["connections"][index]
@@ -66,9 +106,11 @@ def keep(s, index, seq, length, region, offset):
     start = offset
     if at >= 0 and s["pieces"][at]["seq"] <= seq:
         cut = s["pieces"][at]["seq"] + s["pieces"][at]["length"] - seq
+        note_twice(c, seq, seq + min(cut, length))
         if cut >= length:
             count(s, counters.DUPLICATES)
             return_buffer(s, region, start)
+            note_recent(s, c, seq)
             return 0
         seq += cut
         offset += cut
@@ -82,6 +124,7 @@ def keep(s, index, seq, length, region, offset):
             break
         following = piece["next"]
         count(s, counters.DUPLICATES)
+        note_twice(c, piece["seq"], piece["seq"] + piece["length"])
         return_buffer(s, piece["region"], piece["offset"])
         give_piece(s, queue, at)
         c["pieces"] -= 1
@@ -91,6 +134,7 @@ def keep(s, index, seq, length, region, offset):
         else:
             s["pieces"][before]["next"] = at
     if at >= 0 and s["pieces"][at]["seq"] < seq + length:
+        note_twice(c, s["pieces"][at]["seq"], seq + length)
         length = s["pieces"][at]["seq"] - seq
         if length <= 0:
             count(s, counters.DUPLICATES)
@@ -122,6 +166,7 @@ def keep(s, index, seq, length, region, offset):
     else:
         s["pieces"][before]["next"] = new
     c["pieces"] += 1
+    note_recent(s, c, seq)
     return 1
 
 

@@ -11,13 +11,31 @@ from ..compile import part
 from ..net.neighbour import resolve
 from . import counters, states
 from .close import finish
-from .events import CloseReason, EventKind, RequestKind
-from .open import choose_port, find_listener, new_connection, next_hop
-from .output import advertise, output, region_serves
-from .rows import count, emit_event, first_row, has_room, number, take_send
-from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, NONE, QUEUES, REGIONS, SECOND
-from .timers import update_deadline
-from .window import on_consumed
+from .data import region_serves
+from .events import IPV6, NO_LINGER, CloseReason, EventKind, RequestKind
+from .open import (
+    HALF_OPEN_MAX,
+    choose_port,
+    find_listener,
+    new_connection,
+    set_flags,
+)
+from .options import set_option
+from .output import advertise, output
+from .routes import choose_local, next_hop
+from .rows import count, emit_event, has_room, number, set_starved, take_send
+from .tables import (
+    CONNECTIONS,
+    INDEX_BITS,
+    LISTENERS,
+    MILLISECOND,
+    NONE,
+    QUEUES,
+    REGIONS,
+    SECOND,
+)
+from .timers import FIN_WAIT_2, update_deadline
+from .window import may_open, on_consumed
 
 LISTEN = int(RequestKind.LISTEN)
 CONNECT = int(RequestKind.CONNECT)
@@ -25,6 +43,8 @@ SEND = int(RequestKind.SEND)
 SHUTDOWN = int(RequestKind.SHUTDOWN)
 ABORT = int(RequestKind.ABORT)
 CONSUMED = int(RequestKind.CONSUMED)
+CLOSE = int(RequestKind.CLOSE)
+OPTION = int(RequestKind.OPTION)
 UNLISTEN = int(RequestKind.UNLISTEN)
 LISTENING = int(EventKind.LISTENING)
 FAILED = int(EventKind.FAILED)
@@ -54,7 +74,7 @@ def listening(s, at):
 
 
 @part
-def request_listen(s, queue, socket, port):
+def request_listen(s, queue, socket, port, backlog, flags):
     if port == 0:
         fail(s, queue, socket, INVALID_REQUEST)
         return
@@ -64,6 +84,8 @@ def request_listen(s, queue, socket, port):
         if row["state"] == states.LISTENER_CLOSING and row["queue"] == queue:
             row["state"] = states.LISTENER_LISTENING  # the rule is still in the device
             row["socket"] = socket
+            row["backlog"] = min(backlog, HALF_OPEN_MAX) if backlog > 0 else HALF_OPEN_MAX
+            row["flags"] = flags
             listening(s, at)
         else:
             fail(s, queue, socket, ADDRESS_IN_USE)
@@ -90,6 +112,10 @@ def request_listen(s, queue, socket, port):
     row["port"] = port
     row["socket"] = socket
     row["connections"] = 0
+    row["half_open"] = 0
+    row["cookie_at"] = 0
+    row["backlog"] = min(backlog, HALF_OPEN_MAX) if backlog > 0 else HALF_OPEN_MAX
+    row["flags"] = flags
     s["control"]["listeners_version"] += 1
 
 
@@ -105,26 +131,30 @@ def stop_listener(s, at):
 
 
 @part
-def request_connect(s, queue, socket, address, port, now):
-    if port == 0 or address == 0:
+def request_connect(s, queue, socket, high, address, port, flags, now):
+    if port == 0 or (high == 0 and address == 0):
         fail(s, queue, socket, INVALID_REQUEST)
         return
-    hop = next_hop(s, address)
-    if hop == 0:
+    p = s["parsed"]
+    p["remote_high"] = high
+    p["remote_address"] = address
+    p["remote_port"] = port
+    hop_high, hop = next_hop(s, high, address)
+    if (hop == 0 and hop_high == 0) or not choose_local(s, high, address):
         fail(s, queue, socket, UNREACHABLE)
         return
-    local_port = choose_port(s, queue, address, port)
-    if local_port < 0:
+    if not choose_port(s, queue):
         fail(s, queue, socket, NO_RESOURCES)
         return
-    index = new_connection(s, queue, address, port, local_port, np.int64(NONE), now)
+    index = new_connection(s, queue, np.int64(NONE), now)
     if index < 0:
         fail(s, queue, socket, NO_RESOURCES)
         return
     c = s["connections"][index]
     c["socket"] = socket
     c["state"] = states.SYN_SENT
-    mac = resolve(s, hop, now)
+    set_flags(c, flags)
+    mac = resolve(s, hop_high, hop, now)
     if mac >= 0:
         c["mac"] = mac
         c["mac_known"] = 1
@@ -136,9 +166,15 @@ def request_connect(s, queue, socket, address, port, now):
 
 
 @part
+def join_words(upper, lower):
+    """Half of an IPv6 address, as a signed number."""
+    return ((upper ^ 0x80000000) - 0x80000000 << 32) | lower
+
+
+@part
 def find_own(s, queue, connection):
     """Row of the connection that the application of `queue` calls `connection`, or -1."""
-    index = connection & 0xFFFF
+    index = connection & ((1 << INDEX_BITS) - 1)
     if index >= CONNECTIONS:
         return np.int64(NONE)
     c = s["connections"][index]
@@ -200,18 +236,36 @@ def request_send(s, queue, index, region, generation, offset, length, now):
 
 
 @part
+def request_close(s, index, linger, now):
+    """FIN after the last byte; what comes from now on is answered by RST."""
+    c = s["connections"][index]
+    c["fin"] = 1
+    c["closing"] = 1
+    if c["state"] == states.FIN_WAIT_2:
+        c["state_at"] = now + FIN_WAIT_2
+    elif linger != NO_LINGER and c["state"] != states.TIME_WAIT:
+        c["state_at"] = now + linger * MILLISECOND
+    update_deadline(s, index)
+    output(s, index, now)
+
+
+@part
 def request_consumed(s, queue, index, length):
     """Buffers were posted again: windows that are shut for want of them may open."""
     on_consumed(s, queue, length)
     advertise(s, index)
-    if s["queues"][queue]["starved"] == 0:
-        return
-    first = first_row(queue)
-    for other in range(first, first + CONNECTIONS_PER_QUEUE):
-        if not has_room(s, queue):
-            return
-        if s["connections"][other]["starved"]:
-            advertise(s, other)
+    q = s["queues"][queue]
+    at = q["starved_head"]
+    q["starved_head"] = NONE
+    while at >= 0:
+        c = s["connections"][at]
+        following = c["starved_next"]
+        c["starved_listed"] = 0
+        if c["starved"]:
+            if has_room(s, queue) and may_open(s, queue):
+                advertise(s, at)
+            set_starved(s, at, c["starved"])  # in the list again, if it still is
+        at = following
 
 
 @part
@@ -231,9 +285,15 @@ def handle_request(s, queue, now):
         count(s, counters.BAD_REQUEST)
         return
     if kind == LISTEN:
-        request_listen(s, queue, socket, port)
+        request_listen(s, queue, socket, port, length, offset)
     elif kind == CONNECT:
-        request_connect(s, queue, socket, address, port, now)
+        high = np.int64(0)
+        if region == IPV6:
+            high = join_words(np.int64(row["spare"]), length)
+            address = join_words(connection, address)
+            if high == 0:
+                port = np.int64(0)  # no host's address: refused
+        request_connect(s, queue, socket, high, address, port, offset, now)
     elif kind == UNLISTEN:
         if connection >= LISTENERS:
             count(s, counters.BAD_REQUEST)
@@ -246,7 +306,7 @@ def handle_request(s, queue, now):
             stop_listener(s, connection)
         else:
             count(s, counters.STALE_REQUEST)
-    elif kind in (SEND, SHUTDOWN, ABORT, CONSUMED):
+    elif kind in (SEND, SHUTDOWN, ABORT, CONSUMED, CLOSE, OPTION):
         index = find_own(s, queue, connection)
         if index < 0:
             count(s, counters.STALE_REQUEST)
@@ -259,7 +319,11 @@ def handle_request(s, queue, now):
         elif kind == SHUTDOWN:
             c["fin"] = 1
             output(s, index, now)
-        elif kind == ABORT:
+        elif kind == CLOSE and length > 0:
+            request_close(s, index, length, now)
+        elif kind == OPTION:
+            set_option(s, index, port, length, now)
+        elif kind in (ABORT, CLOSE):
             state = c["state"]
             reset = state != states.SYN_SENT and state != states.TIME_WAIT
             finish(s, index, ABORTED, 1 if reset else 0)

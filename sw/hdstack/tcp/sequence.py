@@ -1,7 +1,7 @@
-"""Numbers: unwrapped sequence numbers, the keyed hash, initial sequence numbers, token buckets."""
+"""Numbers: sequence numbers, time stamps, the keyed hash, initial numbers, token buckets."""
 
 from ..compile import part
-from .tables import SECOND
+from .tables import MILLISECOND, SECOND
 
 MASK = 0xFFFFFFFF
 
@@ -52,10 +52,44 @@ def keyed_hash(s, a, b, c):
 
 
 @part
+def address_key(s, high, address):
+    """32 bits that stand for an address in keyed hashes; nobody outside can make two collide."""
+    if high == 0:
+        return address
+    first = keyed_hash(s, (high >> 32) & MASK, high & MASK, (address >> 32) & MASK)
+    return keyed_hash(s, first, address & MASK, 6)
+
+
+@part
 def initial_sequence(s, remote_address, ports, now):
     """RFC 6528: a clock of 4 us, plus a secret function of the connection's addresses."""
     secret = s["control"]["secret"]
     return (now // 4000 + keyed_hash(s, remote_address ^ secret[2], ports, secret[3])) & MASK
+
+
+@part
+def stamp_offset(s, remote_address, ports):
+    """Where the time stamps of a connection begin: secret, and the same for its next incarnation,
+    so that they go on (RFC 7323 section 5.4, RFC 6191)."""
+    secret = s["control"]["secret"]
+    return keyed_hash(s, remote_address ^ secret[3], ports, secret[2])
+
+
+@part
+def stamp_at(offset, now):
+    return (now // MILLISECOND + offset) & MASK
+
+
+@part
+def time_stamp(c, now):
+    """TSval of a connection: milliseconds from a secret beginning (RFC 7323 section 5.4)."""
+    return stamp_at(c["ts_offset"], now)
+
+
+@part
+def later(a, b):
+    """How far the 32-bit number `a` is after `b`; negative where it is before."""
+    return ((a - b + 0x80000000) & MASK) - 0x80000000
 
 
 @part

@@ -1,12 +1,15 @@
 """Deadlines of connections, and the retransmission time-out (RFC 6298).
 
-Each connection has three deadlines: `retransmit_at` (or, with a closed window, the next probe),
-`ack_at` (a delayed ACK) and `state_at` (TIME-WAIT). Their minimum stands in the compact array
-`s["deadlines"]`, and a lower bound of all in `next_deadline`, so a burst with nothing due costs
-one comparison.
+Each connection has four deadlines: `retransmit_at` (or, with a closed window, the next probe),
+`ack_at` (a delayed ACK), `state_at` (TIME-WAIT, FIN-WAIT-2 after a close, linger) and `keep_at`.
+Their minimum stands in the compact array `s["deadlines"]`, a lower bound of 64 rows in
+`s["blocks"]`, one of all in `next_deadline`. So a burst with nothing due costs one comparison, and
+one with something due looks at the blocks only.
 """
 
 from ..compile import part
+from .sequence import later, time_stamp
+from .sizes import BLOCK
 from .tables import MILLISECOND, NEVER, NONE, SECOND
 
 RTO_INITIAL = SECOND
@@ -16,8 +19,12 @@ RTO_MIN = 200 * MILLISECOND
 """RFC 6298 asks for 1 s; 200 ms, as the common kernels have it, is above every delayed ACK here."""
 RTO_MAX = 60 * SECOND
 CLOCK_GRANULARITY = MILLISECOND
-DELAYED_ACK = 40 * MILLISECOND
-"""RFC 1122 allows 500 ms; what interactive peers expect is 40 ms."""
+KEEPALIVE_IDLE = 7200
+KEEPALIVE_INTERVAL = 75
+KEEPALIVE_COUNT = 9
+"""Seconds, seconds, probes: the customary ones (RFC 9293 section 3.8.4: at least two hours)."""
+FIN_WAIT_2 = 60 * SECOND
+"""How long the peer's FIN is waited for after a close (not after a shutdown)."""
 TIME_WAIT = 60 * SECOND
 """Twice a maximum segment lifetime of 30 s."""
 GIVE_UP = 100 * SECOND
@@ -30,10 +37,12 @@ SYN_RECEIVED_RETRIES = 5
 
 @part
 def update_deadline(s, index):
-    """After a change of any of the three deadlines."""
+    """After a change of any of the four deadlines."""
     c = s["connections"][index]
-    first = min(c["retransmit_at"], min(c["ack_at"], c["state_at"]))
+    first = min(min(c["retransmit_at"], c["ack_at"]), min(c["state_at"], c["keep_at"]))
     s["deadlines"][index] = first
+    if first < s["blocks"][index // BLOCK]:
+        s["blocks"][index // BLOCK] = first
     if first < s["control"]["next_deadline"]:
         s["control"]["next_deadline"] = first
 
@@ -63,6 +72,24 @@ def measure(c, sample):
     rto = c["srtt"] + max(CLOCK_GRANULARITY, 4 * c["rttvar"])
     c["rto"] = min(max(rto, RTO_MIN), RTO_MAX)
     c["backoff"] = 0
+
+
+@part
+def measure_stamp(c, echo, now):
+    """A round trip by the peer's echo of our time stamp (RFC 7323 section 4.1), for what was sent
+    more than once; ms, so that a measurement of the connection's own is better where there is one.
+    """
+    taken = later(time_stamp(c, now), echo)
+    if taken >= 0 and taken * MILLISECOND <= RTO_MAX:
+        measure(c, max(taken * MILLISECOND, MILLISECOND // 2))
+
+
+@part
+def arm_keepalive(s, index, now):
+    """Ask the peer whether it lives after a time without a word from it."""
+    c = s["connections"][index]
+    c["keep_at"] = max(c["heard_at"] + c["keep_idle"] * SECOND, now)
+    update_deadline(s, index)
 
 
 @part

@@ -7,6 +7,7 @@ and an idle one keeps its small first promise. What was promised is never taken 
 """
 
 from ..compile import part
+from .rows import set_starved
 from .tables import QUEUES, REGIONS
 
 WINDOW_MAX = 512 * 1024
@@ -33,7 +34,8 @@ def on_record(s, queue, posted_left, payload):
 def on_consumed(s, queue, length):
     """The application says that it posted the buffers of `length` bytes again (not trusted)."""
     q = s["queues"][queue]
-    more = min(max(length, 0), WINDOW_MAX) // max(q["average"], 1) + 1
+    average = max(q["average"], 1)
+    more = (min(max(length, 1), WINDOW_MAX) + average - 1) // average
     q["posted"] = min(q["posted"] + more, min(POSTED_MAX, q["postable"]))
 
 
@@ -48,14 +50,13 @@ def set_edge(s, c, edge):
 
 
 @part
-def drop_promise(s, c):
+def drop_promise(s, index):
     """The connection receives no more."""
+    c = s["connections"][index]
     q = s["queues"][c["queue"]]
     q["promised"] -= c["promised"]
     c["promised"] = 0
-    if c["starved"]:
-        c["starved"] = 0
-        q["starved"] -= 1
+    set_starved(s, index, 0)
 
 
 @part
@@ -80,6 +81,15 @@ def offered_edge(s, c):
     if want - promise < mss:
         return c["rcv_nxt"] + promise
     return c["rcv_nxt"] + want
+
+
+@part
+def may_open(s, queue):
+    """Whether a shut window of this application could open now."""
+    q = s["queues"][queue]
+    mss = s["control"]["mss"]
+    spare = q["posted"] * max(q["average"], mss) - q["promised"]
+    return spare >= mss or q["saturated"] == 1
 
 
 @part

@@ -3,53 +3,12 @@
 import random
 
 import pytest
-from amaranth.hdl import Module
-from amaranth.sim import Simulator
+from rtl.dma.port_bench import beats_of
+from rtl.simulation import give, simulate
 
-from hdsnic.dma import IndexWriter, ReadPort, WritePort
+from hdsnic.dma import ReadPort, WritePort
 from hdsnic.dma.bursts import BurstSplitter
 from hdsnic.parameters import Parameters
-
-CYCLES_MAX = 20_000
-
-
-def simulate(dut, *processes, background=()):
-    """Run until every one of `processes` has ended; fail after CYCLES_MAX cycles."""
-    left = [len(processes)]
-    top = Module()
-    top.submodules.dut = dut
-    simulator = Simulator(top)
-    simulator.add_clock(1e-9)
-
-    def counted(process):
-        async def run(ctx):
-            await process(ctx)
-            left[0] -= 1
-
-        return run
-
-    for process in processes:
-        simulator.add_testbench(counted(process))
-    for process in background:
-        simulator.add_testbench(process, background=True)
-
-    async def watch(ctx):
-        for _ in range(CYCLES_MAX):
-            await ctx.tick()
-            if not left[0]:
-                return
-        raise AssertionError(f"not finished after {CYCLES_MAX} cycles")
-
-    simulator.add_testbench(watch)
-    simulator.run()
-
-
-async def give(ctx, stream, value):
-    """Offer one item and wait until it is taken."""
-    ctx.set(stream.payload, value)
-    ctx.set(stream.valid, 1)
-    await ctx.tick().until(stream.ready)
-    ctx.set(stream.valid, 0)
 
 
 def ring_address(address, offset, wrap_log2):
@@ -102,19 +61,6 @@ def test_bursts_cover_a_request_once_and_never_cross_4_kib(bus_bytes):
                 break
         assert done == request["length"]
     assert not bursts
-
-
-def beats_of(address, data, bus_bytes):
-    """A request's beats on the lanes of its address: (data, strobe, last)."""
-    lane = address % bus_bytes
-    padded = bytes(lane) + data
-    out = []
-    for k in range(0, len(padded), bus_bytes):
-        chunk = padded[k : k + bus_bytes]
-        strobe = sum(1 << i for i in range(len(chunk)) if k + i >= lane)
-        last = k + bus_bytes >= len(padded)
-        out.append({"data": int.from_bytes(chunk, "little"), "strobe": strobe, "last": last})
-    return out
 
 
 class Memory:
@@ -296,7 +242,6 @@ def test_reads_come_back_whole_while_another_client_takes_nothing(bus_bytes):
                 word = content[base + k * bus_bytes :][:bus_bytes]
                 ctx.set(dut.rid, identity)
                 ctx.set(dut.rdata, int.from_bytes(word, "little"))
-                ctx.set(dut.rlast, k == beats - 1)
                 ctx.set(dut.rvalid, 1)
                 await ctx.tick()
                 ctx.set(dut.rvalid, 0)
@@ -318,44 +263,3 @@ def test_reads_come_back_whole_while_another_client_takes_nothing(bus_bytes):
             assert got == content[address : address + length]
 
     simulate(dut, ask, check, background=(stuck, addresses, data))
-
-
-def test_index_writes_wait_for_an_idle_port_but_not_for_ever():
-    p = Parameters(bus_bytes=8)
-    dut = IndexWriter(p, 0)
-    written = []
-
-    async def port(ctx):
-        while True:
-            ctx.set(dut.write.request.ready, 1)
-            ctx.set(dut.write.beats.ready, 1)
-            *_, valid, request, beat = await ctx.tick().sample(
-                dut.write.request.valid, dut.write.request.payload, dut.write.beats.payload
-            )
-            if valid:
-                written.append((request.address, beat.data))
-
-    async def update(ctx):
-        ctx.set(dut.base, 0x10000)
-        for k in range(1, 16):
-            ctx.set(dut.update.payload, {"queue": 3, "low": k, "high": 0})
-            ctx.set(dut.update.valid, 1)
-            await ctx.tick()
-        ctx.set(dut.update.valid, 0)
-        await ctx.tick().repeat(5)
-        assert written == []  # the port is busy, and fewer than 16 wait
-        ctx.set(dut.update.payload, {"queue": 3, "low": 16, "high": 7})
-        ctx.set(dut.update.valid, 1)
-        await ctx.tick()
-        ctx.set(dut.update.valid, 0)
-        await ctx.tick().repeat(5)
-        assert written == [(0x10000 + 3 * 64, 16 | 7 << 32)]
-        ctx.set(dut.port_idle, 1)
-        ctx.set(dut.update.payload, {"queue": 2, "low": 5, "high": 0})
-        ctx.set(dut.update.valid, 1)
-        await ctx.tick()
-        ctx.set(dut.update.valid, 0)
-        await ctx.tick().repeat(5)
-        assert written[1:] == [(0x10000 + 2 * 64, 5)]
-
-    simulate(dut, update, background=(port,))

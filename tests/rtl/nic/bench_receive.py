@@ -2,9 +2,8 @@
 
 import ipaddress
 
-import cocotb
 from cocotb.triggers import ClockCycles
-from rtl.nic.host import HEADER_BYTES, PAYLOAD_BYTES, RING_BYTES, Host
+from rtl.nic.host import HEADER_BYTES, PAYLOAD_BYTES, RING_BYTES, Host, whole_card_test
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
@@ -114,17 +113,17 @@ async def mixed_stream(dut, pressure):
     return host
 
 
-@cocotb.test()
+@whole_card_test
 async def every_frame_of_a_mixed_stream_ends_where_it_belongs(dut):
     await mixed_stream(dut, pressure=False)
 
 
-@cocotb.test()
+@whole_card_test
 async def random_pauses_on_every_port_change_nothing(dut):
     await mixed_stream(dut, pressure=True)
 
 
-@cocotb.test()
+@whole_card_test
 async def frames_in_are_records_plus_counted_drops(dut):
     host = await card(dut)
     rng = host.random
@@ -155,7 +154,7 @@ async def frames_in_are_records_plus_counted_drops(dut):
         assert counts[outcome] == expected, outcome
 
 
-@cocotb.test()
+@whole_card_test
 async def an_application_without_buffers_loses_its_own_frames_alone(dut):
     host = await card(dut, post=False)
     await host.post_elements(2, host.regions[2], range(8))
@@ -169,7 +168,7 @@ async def an_application_without_buffers_loses_its_own_frames_alone(dut):
     assert host.index_slot(1)["rx_producer"] == 0
 
 
-@cocotb.test()
+@whole_card_test
 async def a_full_receive_ring_drops_and_takes_no_buffer(dut):
     host = await card(dut)
     frame = bytes(tcp(80, b"a"))
@@ -192,7 +191,7 @@ async def a_full_receive_ring_drops_and_takes_no_buffer(dut):
     assert fields["posted_left"] <= host.regions[1].postable - 1
 
 
-@cocotb.test()
+@whole_card_test
 async def bogus_posts_are_counted_and_harm_nobody(dut):
     host = await card(dut, post=False)
     one, two = host.regions[1], host.regions[2]
@@ -229,7 +228,7 @@ async def bogus_posts_are_counted_and_harm_nobody(dut):
     assert await host.counter(abi.post_counter(1, PostOutcome.BAD_DOORBELL)) == 1
 
 
-@cocotb.test()
+@whole_card_test
 async def after_a_revoke_is_acknowledged_the_region_is_not_touched(dut):
     host = await card(dut)
     rng = host.random
@@ -260,7 +259,7 @@ async def after_a_revoke_is_acknowledged_the_region_is_not_touched(dut):
     assert host.index_slot(2)["rx_producer"] > already
 
 
-@cocotb.test()
+@whole_card_test
 async def header_memory_outside_the_rings_is_not_written(dut):
     host = await card(dut)
     before = bytes(host.header.read(0, HEADER_BYTES))

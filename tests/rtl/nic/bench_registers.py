@@ -1,14 +1,13 @@
 """Registers: identity, locks, refusals, and what the engine refuses."""
 
-import cocotb
-from rtl.nic.host import HEADER_BYTES, Host
+from rtl.nic.host import HEADER_BYTES, Host, whole_card_test
 
 from hdsnic import abi
 
 MAC, ADDRESS = bytes.fromhex("026864730002"), bytes([10, 77, 0, 2])
 
 
-@cocotb.test()
+@whole_card_test
 async def the_card_tells_what_it_is(dut):
     host = await Host.start(dut)
     assert await host.read(abi.CONTROL.MAGIC) == abi.MAGIC
@@ -18,7 +17,7 @@ async def the_card_tells_what_it_is(dut):
     assert await host.counter(abi.CONTROL.CYCLES_LO.offset) > first
 
 
-@cocotb.test()
+@whole_card_test
 async def what_names_no_register_is_refused(dut):
     host = await Host.start(dut)
     for address in (0x00C, 0x3FC, 0x2000, abi.MANAGEMENT_PAGE + 0x7FC, 0x3F000):
@@ -31,7 +30,7 @@ async def what_names_no_register_is_refused(dut):
     assert await host.read(abi.CONTROL.ERROR) == 0
 
 
-@cocotb.test()
+@whole_card_test
 async def rings_outside_the_header_memory_stay_disabled(dut):
     host = await Host.start(dut)
     pages = HEADER_BYTES // 4096
@@ -59,7 +58,7 @@ async def rings_outside_the_header_memory_stay_disabled(dut):
         assert await host.read(abi.CONTROL.ERROR) & 1, (rx, tx)
 
 
-@cocotb.test()
+@whole_card_test
 async def what_is_live_is_locked(dut):
     host = await Host.start(dut)
     await host.set_up(MAC, ADDRESS)
@@ -75,7 +74,7 @@ async def what_is_live_is_locked(dut):
     assert await host.write(abi.MANAGEMENT.REGION_BASE_LO, 0x20000, 3, page)
 
 
-@cocotb.test()
+@whole_card_test
 async def an_unsound_region_does_not_come_to_life(dut):
     host = await Host.start(dut)
     page, m = abi.MANAGEMENT_PAGE, abi.MANAGEMENT

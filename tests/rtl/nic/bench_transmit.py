@@ -1,8 +1,7 @@
 """Transmit: what descriptors describe leaves on the wire, and nothing that they may not read."""
 
-import cocotb
 from cocotb.triggers import ClockCycles
-from rtl.nic.host import PAYLOAD_BYTES, RING_BYTES, Host
+from rtl.nic.host import PAYLOAD_BYTES, RING_BYTES, Host, whole_card_test
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -94,17 +93,17 @@ async def gathered_frames(dut, pressure):
     await host.until(consumed, what="consumer indices of both queues")
 
 
-@cocotb.test()
+@whole_card_test
 async def gathered_segments_leave_with_right_checksums(dut):
     await gathered_frames(dut, pressure=False)
 
 
-@cocotb.test()
+@whole_card_test
 async def random_pauses_on_every_port_change_nothing(dut):
     await gathered_frames(dut, pressure=True)
 
 
-@cocotb.test()
+@whole_card_test
 async def inline_frames_leave_as_they_are_around_the_ring(dut):
     host = await card(dut)
     total = 0
@@ -115,7 +114,7 @@ async def inline_frames_leave_as_they_are_around_the_ring(dut):
         total += len(frame)
 
 
-@cocotb.test()
+@whole_card_test
 async def a_queue_reads_regions_of_its_owner_alone(dut):
     host = await card(dut)
     host.regions[3] = await host.add_region(3, 0x40000, owner=1, nic_read=0)
@@ -146,7 +145,7 @@ async def a_queue_reads_regions_of_its_owner_alone(dut):
     assert await host.sent() == header + bytes(host.payload.read(0x10000, 100))
 
 
-@cocotb.test()
+@whole_card_test
 async def a_revoked_region_is_not_read_again(dut):
     host = await card(dut)
     reference = {"region": 1, "generation": 1, "offset": 0, "length": 1000}
@@ -170,7 +169,7 @@ async def a_revoked_region_is_not_read_again(dut):
     assert b"\x55" * 60 in frames
 
 
-@cocotb.test()
+@whole_card_test
 async def a_descriptor_beyond_the_producer_stops_its_queue_alone(dut):
     host = await card(dut)
     ring = host.tx_ring(1)

@@ -1,9 +1,11 @@
 """A host around the card in a cocotb bench: memories, registers, rings, wire.
 
 The other side of every port is a verification model of a library (cocotbext-axi); what stands here
-is the least of a driver, written against the contract alone.
+is the least of a driver, written against the contract alone. `whole_card_test` ends every bench
+with the rule that nothing is uncounted.
 """
 
+import functools
 import random
 
 import cocotb
@@ -21,11 +23,28 @@ from cocotbext.axi import (
 )  # fmt: skip
 
 from hdsnic import abi
+from hdsnic.abi import CommandKind, CompletionKind
 
 HEADER_BYTES = 1 << 20
 PAYLOAD_BYTES = 1 << 20
 RING_BYTES = 1 << 14
+QUEUES = (0, 1, 2, 3)
+"""Queues that benches use."""
+COMMAND_RING = 0x1000
+SMALL_RING_BYTES = 4096
+"""Size of the command ring and of completion rings."""
 _CELL = abi.CELL_BYTES
+
+
+def whole_card_test(function):
+    """A cocotb test of the whole card: at its end frames in = records + counted drops (R16)."""
+
+    @functools.wraps(function)
+    async def bench(dut):
+        await function(dut)
+        await Host.current.check_frames()
+
+    return cocotb.test()(bench)
 
 
 class Region:
@@ -44,7 +63,7 @@ class Host:
 
     @classmethod
     async def start(cls, dut, *, pressure=False):
-        self = cls()
+        self = cls.current = cls()
         self.dut = dut
         self.random = random.Random(cocotb.RANDOM_SEED)
         cocotb.start_soon(Clock(dut.clk, 4, unit="ns").start())
@@ -63,6 +82,9 @@ class Host:
         await ClockCycles(dut.clk, 8)
         self.bus_bytes = await self.read(abi.CONTROL.BUS_BYTES)
         self.rx_consumer, self.tx_producer, self.posts = {}, {}, {}
+        self.completion_consumer, self.told = {}, {}
+        self.command_producer = self.cookie = self.placed = 0
+        self.taken = dict.fromkeys(QUEUES, 0)  # records that were taken
         self.regions = {}
         await self._take_baseline()
         return self
@@ -102,12 +124,35 @@ class Host:
         return low | (await self.lite.read_dword(address + 4)) << 32
 
     async def _take_baseline(self):
-        rows = (0, 1, 2, abi.rx_port_row)
+        rows = (*QUEUES, abi.rx_port_row)
         addresses = [abi.rx_counter(row, o) for row in rows for o in abi.RxOutcome]
         addresses += [abi.post_counter(q, o) for q in (1, 2) for o in abi.PostOutcome]
         addresses += [abi.tx_counter(q, o) for q in (0, 1, 2) for o in abi.TxOutcome]
         addresses += [abi.port_counter(name) for name, _ in abi.PORT_COUNTERS]
         self.baseline = {address: await self._counter(address) for address in addresses}
+
+    async def check_frames(self):
+        """Frames from the wire and from PLACE are records, one each, or counted drops."""
+        seen = {}
+
+        async def accounted():
+            for row in (*QUEUES, abi.rx_port_row):
+                for outcome in abi.RxOutcome:
+                    seen[row, outcome] = await self.counter(abi.rx_counter(row, outcome))
+            came = await self.counter(abi.port_counter("rx_frames")) + self.placed
+            assert sum(seen.values()) <= came, "a frame was counted twice"
+            return sum(seen.values()) == came
+
+        await self.until(accounted, cycles=2_000, what="every frame counted")
+        for queue in self.rx_consumer:
+            records = sum(seen[queue, o] for o in abi.RxOutcome if o < abi.RX_RECORDS)
+
+            async def all_taken(queue=queue, records=records):
+                await self.records(queue)
+                return self.taken[queue] >= records
+
+            await self.until(all_taken, what=f"{records} records of queue {queue}")
+            assert self.taken[queue] == records, f"records of queue {queue}"
 
     async def until(self, condition, *, cycles=20_000, what="the condition"):
         """Wait for an awaitable condition, at most so many cycles."""
@@ -125,11 +170,15 @@ class Host:
             abi.MANAGEMENT.HEADER_PAGES, HEADER_BYTES // 4096, page=abi.MANAGEMENT_PAGE
         )
         await self.write(abi.CONTROL.INDEX_BASE, 0)
+        for queue in queues:
+            await self.enable_queue(queue)
+        await self.switch_on(mac, address)
+
+    async def switch_on(self, mac: bytes, address: bytes):
+        """MAC and IPv4 address, receive and transmit switched on."""
         await self.write(abi.CONTROL.MAC_LO, int.from_bytes(mac[:4], "little"))
         await self.write(abi.CONTROL.MAC_HI, int.from_bytes(mac[4:], "little"))
         await self.add_address(0, address)
-        for queue in queues:
-            await self.enable_queue(queue)
         await self.write(abi.CONTROL.SWITCHES, abi.CONTROL.SWITCHES.pack(receive=1, transmit=1))
 
     async def add_address(self, index, address: bytes):
@@ -147,6 +196,9 @@ class Host:
     def tx_ring(self, queue):
         return self.rx_ring(queue) + RING_BYTES
 
+    def completion_ring(self, queue):
+        return COMMAND_RING + (1 + queue) * SMALL_RING_BYTES
+
     async def enable_queue(self, queue):
         log2 = RING_BYTES.bit_length() - 1
         for register, base in (
@@ -156,9 +208,12 @@ class Host:
             assert await self.write(
                 register, register.pack(base=base // 4096, log2_bytes=log2), index=queue
             )
+        register = abi.CONTROL.COMPLETION_RING
+        ring = register.pack(base=self.completion_ring(queue) // 4096, log2_bytes=12)
+        assert await self.write(register, ring, index=queue)
         await self.switch_queue(queue, 1)
         self.header.write(queue * abi.INDEX_SLOT_BYTES, bytes(abi.INDEX_SLOT.bytes))
-        self.rx_consumer[queue] = self.tx_producer[queue] = 0
+        self.rx_consumer[queue] = self.tx_producer[queue] = self.completion_consumer[queue] = 0
 
     async def switch_queue(self, queue, enable):
         register = abi.CONTROL.QUEUE_SWITCH
@@ -170,14 +225,16 @@ class Host:
 
         await self.until(done, what=f"queue {queue} enable={enable}")
 
-    async def listen(self, index, queue, first, last=None, *, valid=1):
+    async def listen(self, index, queue, first, last=None, *, valid=1, udp=0, rss=0):
         await self.write(
             abi.CONTROL.LISTENER_PORTS,
             abi.CONTROL.LISTENER_PORTS.pack(first=first, last=first if last is None else last),
         )
         assert await self.write(
             abi.CONTROL.LISTENER_STORE,
-            abi.CONTROL.LISTENER_STORE.pack(index=index, valid=valid, any_address=1, queue=queue),
+            abi.CONTROL.LISTENER_STORE.pack(
+                index=index, valid=valid, udp=udp, any_address=1, rss=rss, queue=queue
+            ),
         )
         await self.write(abi.CONTROL.FENCE, 1)
 
@@ -271,7 +328,10 @@ class Host:
         return (data + data)[at : at + count]
 
     async def records(self, queue):
-        """Take all complete records: a list of (fields, header bytes, payload bytes)."""
+        """Take all complete records: a list of (fields, header bytes, payload bytes).
+
+        `fields` has the chained buffers and the time stamp too: `chain`, `cycles`.
+        """
         out = []
         producer, ring = self.index_slot(queue)["rx_producer"], self.rx_ring(queue)
         while self.rx_consumer[queue] != producer:
@@ -279,13 +339,22 @@ class Host:
             fields = abi.RECORD.unpack(self._ring_bytes(ring, at, abi.RECORD.bytes))
             skip = abi.RECORD.bytes + 8 * fields["extensions"]
             header = self._ring_bytes(ring, at, skip + fields["header_length"])[skip:]
+            extensions = self._ring_bytes(ring, at, skip)[abi.RECORD.bytes :]
+            if fields["time_stamp"]:
+                fields["cycles"] = abi.TIME_STAMP.unpack(extensions)["cycles"]
+                extensions = extensions[8:]
+            chain = [
+                abi.CHAINED_BUFFER.unpack(extensions[k:]) for k in range(0, len(extensions), 8)
+            ]
+            fields["chain"] = chain
+            first = fields["payload_length"] - sum(buffer["length"] for buffer in chain)
             payload = b""
-            if fields["payload_length"]:
-                region = self.regions[fields["region"]]
-                payload = self.payload.read(
-                    region.address(fields["element"]), fields["payload_length"]
-                )
+            for buffer in ({**fields, "length": first}, *chain):
+                if buffer["length"]:
+                    at_byte = self.regions[buffer["region"]].address(buffer["element"])
+                    payload += self.payload.read(at_byte, buffer["length"])
             out.append((fields, bytes(header), bytes(payload)))
+            self.taken[queue] += 1
             self.rx_consumer[queue] += abi.record_cells(
                 fields["header_length"], fields["extensions"]
             )
@@ -305,8 +374,9 @@ class Host:
         await self.until(enough, cycles=cycles, what=f"{count} records in queue {queue}")
         return out
 
-    async def transmit(self, queue, header: bytes, references=(), **fields):
-        """Write a descriptor and ring the doorbell; `references` are dicts of REFERENCE fields."""
+    async def transmit(self, queue, header: bytes, references=(), *, tag=0, **fields):
+        """Write a descriptor and ring the doorbell; `references` are dicts of REFERENCE fields,
+        `tag` is the VLAN tag of a descriptor with `vlan`."""
         references = list(references)
         first = (
             references[0]
@@ -317,8 +387,10 @@ class Host:
             header_length=len(header), references=len(references),
             **{f"ref_{k}": v for k, v in first.items()}, **fields,
         )  # fmt: skip
+        vlan = bool(fields.get("vlan"))
+        data += abi.VLAN_TAG.pack(tci=tag) if vlan else b""
         data += b"".join(abi.REFERENCE.pack(**r) for r in references[1:]) + header
-        cells = abi.descriptor_cells(len(header), len(references))
+        cells = abi.descriptor_cells(len(header), len(references), vlan)
         data = data.ljust(cells * _CELL, b"\xee")
         ring = self.tx_ring(queue)
         for k in range(cells):
@@ -327,6 +399,72 @@ class Host:
         self.tx_producer[queue] += cells
         page = abi.stack_doorbell_page(queue)
         await self.doorbell(page, abi.STACK_DOORBELL.TX_PRODUCER, self.tx_producer[queue])
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    async def start_commands(self):
+        """Switch the command ring on."""
+        register = abi.CONTROL.COMMAND_RING
+        assert await self.write(register, register.pack(base=COMMAND_RING // 4096, log2_bytes=12))
+        self.command_producer = 0
+
+    async def submit(self, kind, tail=b"", **fields):
+        """Put a command into the ring and ring; returns its cookie."""
+        self.cookie += 1
+        data = abi.COMMAND.pack(kind=kind, cookie=self.cookie, **fields) + tail
+        data = data.ljust(-(-len(data) // _CELL) * _CELL, b"\0")
+        for k in range(0, len(data), _CELL):
+            at = self.command_producer * _CELL % SMALL_RING_BYTES
+            self.header.write(COMMAND_RING + at, data[k : k + _CELL])
+            self.command_producer += 1
+        bell = abi.STACK_DOORBELL.COMMAND_PRODUCER
+        await self.doorbell(abi.stack_doorbell_page(0), bell, self.command_producer)
+        return self.cookie
+
+    async def place(self, queue, ranges):
+        """Submit a PLACE of ranges (offset, bytes)."""
+        (offset, length), *more = ranges
+        tail = b"".join(abi.COMMAND_RANGE.pack(offset=o, length=n) for o, n in more)
+        self.placed += 1
+        return await self.submit(
+            CommandKind.PLACE, tail, queue=queue, ranges=len(ranges), offset=offset, length=length
+        )
+
+    async def store_rule(self, **rule):
+        return await self.submit(CommandKind.RULE, abi.EXACT_RULE.pack(**rule))
+
+    async def completions(self, queue):
+        """Take all completions of a queue's ring; those of commands go to `told` by cookie."""
+        out = []
+        producer = self.index_slot(queue)["completion_producer"]
+        while self.completion_consumer[queue] != producer:
+            at = self.completion_consumer[queue] * _CELL % SMALL_RING_BYTES
+            fields = abi.COMPLETION.unpack(
+                self.header.read(self.completion_ring(queue) + at, _CELL)
+            )
+            if fields["kind"] == CompletionKind.COMMAND:
+                self.told[fields["cookie"]] = fields["status"]
+            out.append(fields)
+            self.completion_consumer[queue] += 1
+        if out:
+            bell = abi.STACK_DOORBELL.COMPLETION_CONSUMER
+            page = abi.stack_doorbell_page(queue)
+            await self.doorbell(page, bell, self.completion_consumer[queue])
+        return out
+
+    async def completed(self, cookie, *, cycles=20_000):
+        """Wait for a command's completion; returns its status."""
+
+        async def told():
+            await self.completions(0)
+            return cookie in self.told
+
+        await self.until(told, cycles=cycles, what=f"completion of command {cookie}")
+        return self.told[cookie]
+
+    async def command(self, kind, tail=b"", **fields):
+        """Submit a command and wait for its completion; returns its status."""
+        return await self.completed(await self.submit(kind, tail, **fields))
 
     # -- wire --------------------------------------------------------------------------------------
 

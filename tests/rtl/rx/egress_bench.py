@@ -96,6 +96,8 @@ class Frame:
     vlan_tags: int = 0
     ipv6: int = 0
     checksum_good: int = 1
+    hash: int = 0
+    time_stamp: int = 0
     written: bool = False  # the test expects writes although no record comes of it
     outcome: RxOutcome | None = None
 
@@ -104,7 +106,32 @@ def split_frame(rng, queue, payload, header=54, padding=0, **more):
     """A frame to be split (or, without payload, HEADER_ONLY), of random bytes."""
     reason = RxOutcome.SPLIT if payload else RxOutcome.HEADER_ONLY
     data = rng.randbytes(header + payload + padding)
-    return Frame(data, header, payload, queue, reason, tag=rng.randrange(4096), **more)
+    told = {"tag": rng.randrange(4096), "hash": rng.getrandbits(32)}
+    return Frame(data, header, payload, queue, reason, **told, **more)
+
+
+def placed_frame(rng, queue, length):
+    """What a PLACE command sends: payload alone, and a cookie."""
+    data = rng.randbytes(length)
+    return Frame(data, 0, length, queue, RxOutcome.PLACED, hash=rng.getrandbits(32))
+
+
+def buffers_of(record):
+    """The fixed part, time stamp (or None) and [(region, element, length)] of a record's bytes."""
+    fixed = abi.RECORD.unpack(record[: abi.RECORD.bytes])
+    at, end = abi.RECORD.bytes, abi.RECORD.bytes + 8 * fixed["extensions"]
+    stamp = None
+    if fixed["time_stamp"]:
+        stamp = abi.TIME_STAMP.unpack(record[at : at + 8])["cycles"]
+        at += 8
+    chained = [abi.CHAINED_BUFFER.unpack(record[k : k + 8]) for k in range(at, end, 8)]
+    buffers = []
+    if fixed["payload_length"]:
+        first = fixed["payload_length"] - sum(c["length"] for c in chained)
+        buffers.append((fixed["region"], fixed["element"], first))
+    buffers += [(c["region"], c["element"], c["length"]) for c in chained]
+    assert all(c["spare"] == 0 for c in chained)
+    return fixed, stamp, buffers
 
 
 def whole_frame(rng, length, reason=RxOutcome.NOT_IP):
@@ -144,15 +171,18 @@ class WritePort:
         self.bench, self.name, self.latency = bench, name, latency
         self.requests, self.beats, self.unacknowledged = deque(), deque(), deque()
         self.writes, self.current = [], []
+        self.beat_cycles = []
         self.fails = lambda write: False
         self.stalled = False
+        self.most = None  # so many acknowledgements, and no more
         self.done = 0
 
     def before(self, pins):
         t, rng = self.bench.traffic, self.bench.rng
         pins[f"{self.name}_request_ready"] = rng.random() < t.request
         pins[f"{self.name}_beats_ready"] = rng.random() < t.write
-        head = self.unacknowledged[0] if self.unacknowledged and not self.stalled else None
+        stalled = self.stalled or self.done == self.most
+        head = self.unacknowledged[0] if self.unacknowledged and not stalled else None
         done = head is not None and head[0] <= self.bench.cycle
         pins[f"{self.name}_done"] = done
         pins[f"{self.name}_error"] = done and self.fails(head[1])
@@ -169,6 +199,7 @@ class WritePort:
         if out[f"{self.name}_beats_valid"] and pins[f"{self.name}_beats_ready"]:
             beat = unpack(self.bench.write_beat, out[f"{self.name}_beats"])
             self.current.append(beat)
+            self.beat_cycles.append(self.bench.cycle)
             if beat["last"]:
                 self.beats.append(self.current)
                 self.current = []
@@ -272,7 +303,11 @@ class Bench:
         self.frames, self.frame_beats, self.sent, self.completed = deque(), deque(), [], 0
         self.strobes = deque()
         self.outcomes, self.post_outcomes = Counter(), Counter()
+        self.visible = self.voids = self.buffers = 0  # records, void ones, buffers of records
+        self.faults = {"rx_fault": [], "post_fault": []}
+        self.take_faults = True
         self.pause = 0
+        self.stamps = 0  # queues with time stamps, a bit each
         self.out = {}
         self.clearing = None
 
@@ -290,7 +325,10 @@ class Bench:
         for name in ("header", "payload"):
             client = getattr(dut, name)
             streams_out |= {f"{name}_request": client.request, f"{name}_beats": client.beats}
-        inputs, outputs = {"pause": dut.pause}, {"idle": dut.idle, "busy": dut.element_busy}
+        for name in self.faults:
+            streams_out[name] = getattr(dut, name)
+        inputs = {"pause": dut.pause, "time_stamps": dut.time_stamps}
+        outputs = {"idle": dut.idle, "busy": dut.element_busy}
         for name, s in streams_in.items():
             inputs |= {name: s.payload, f"{name}_valid": s.valid}
             outputs[f"{name}_ready"] = s.ready
@@ -345,7 +383,7 @@ class Bench:
 
     async def _cycle(self):
         v = self.pins.values
-        v["pause"] = self.pause
+        v["pause"], v["time_stamps"] = self.pause, self.stamps
         self.header.before(v)
         self.payload.before(v)
         self.posts.before(v)
@@ -359,6 +397,8 @@ class Bench:
         for name, index in self.wanted_rows.items():
             row = self.rows[index] if index < len(self.rows) else {}
             v[name] = pack(self.dut.post_region.row.shape(), **row)
+        for name in self.faults:
+            v[f"{name}_ready"] = self.take_faults
         for name in ("rx_ring_store", "post_ring_store", "rx_consumer", "post_producer"):
             v[f"{name}_valid"] = 0
         if self.strobes:
@@ -377,6 +417,10 @@ class Bench:
             self.clearing = None
         self.posts.after(v, out)
         self._observe(out)
+        for name, seen in self.faults.items():
+            if out[f"{name}_valid"] and v[f"{name}_ready"]:
+                fault = unpack(self.dut.rx_fault.payload.shape(), out[name])
+                seen.append((fault["queue"], fault["index"], fault["status"]))
         # Ports see this cycle's beats after the indices: nothing is acknowledged before it is sent.
         self.header.after(v, out)
         self.payload.after(v, out)
@@ -390,6 +434,7 @@ class Bench:
         if out["outcome_valid"]:
             self._observe_outcome(unpack(self.dut.outcome.payload.shape(), out["outcome"]))
         if out["index_valid"]:
+            self.index_cycle = self.cycle
             index = unpack(self.dut.index.payload.shape(), out["index"])
             queue = self.queues[index["queue"]]
             assert queue.enabled, "index update of a queue without a ring"
@@ -416,19 +461,21 @@ class Bench:
         frame.outcome = outcome = RxOutcome(counted["outcome"])
         assert counted["queue"] == frame.queue
         self.outcomes[outcome] += 1
+        self.voids += frame.written
         if outcome < abi.RX_RECORDS:
             assert outcome == frame.reason
+            self.visible += 1
             # I3: requests are acknowledged in order, so counts tell.
-            records = [f for f in self.sent[: self.completed] if f.outcome < abi.RX_RECORDS]
-            voids = sum(f.written for f in self.sent[: self.completed])
-            assert self.header.done >= len(records) + voids
-            assert self.payload.done >= sum(f.payload > 0 for f in records)
+            assert self.header.done >= self.visible + self.voids
+            record = self.header.writes[self.visible + self.voids - 1].data
+            fixed, _, buffers = buffers_of(record)
+            self.buffers += len(buffers)
+            assert self.payload.done >= self.buffers
             q = self.queues[frame.queue]
-            q.producer += abi.record_cells(frame.header)
-            if frame.payload:
-                record = abi.RECORD.unpack(self.header.writes[len(records) + voids - 1].data)
-                q.held.remove((record["region"], record["element"]))
-                q.returned.append((record["region"], record["element"]))
+            q.producer += abi.record_cells(frame.header, fixed["extensions"])
+            for region, element, _ in buffers:
+                q.held.remove((region, element))
+                q.returned.append((region, element))
 
     # -- acting -----------------------------------------------------------------------------------
 
@@ -520,7 +567,8 @@ class Bench:
                     self.dut.frames.payload.shape(),
                     length=len(f.data), header_length=f.header, payload_length=f.payload,
                     queue=f.queue, tag=f.tag, reason=f.reason, vlan_tags=f.vlan_tags,
-                    ipv6=f.ipv6, checksum_good=f.checksum_good,
+                    ipv6=f.ipv6, checksum_good=f.checksum_good, hash=f.hash,
+                    time_stamp=f.time_stamp,
                 )
             )  # fmt: skip
             for at in range(0, len(f.data), width):
@@ -542,10 +590,11 @@ class Bench:
 
     # -- the oracle -------------------------------------------------------------------------------
 
-    def check(self, flushed=()):
+    def check(self, flushed=(), in_order=True):
         """All writes against the oracle: records and payload as they must be, nothing else.
 
-        `flushed`: handles that were accepted and discarded. Returns the records, oldest first.
+        `flushed`: handles that were accepted and discarded. `in_order`: buffers are taken in the
+        order of posts. Returns the records, oldest first.
         """
         headers, payloads, records = list(self.header.writes), list(self.payload.writes), []
         at = Counter()
@@ -555,27 +604,36 @@ class Bench:
                 continue
             q = self.queues[f.queue]
             write = headers.pop(0)
+            record, stamp, buffers = buffers_of(write.data)
+            assert stamp == (f.time_stamp if self.stamps >> f.queue & 1 else None)
             assert write.address == q.ring + at[f.queue] * CELL % (1 << q.log2)
             assert write.wrap_log2 == q.log2
-            assert write.length == abi.RECORD.bytes + f.header
-            at[f.queue] += abi.record_cells(f.header)
-            record = abi.RECORD.unpack(write.data)
-            assert write.data[abi.RECORD.bytes :] == f.data[: f.header]
+            prefix = abi.RECORD.bytes + 8 * record["extensions"]
+            assert write.length == prefix + f.header
+            at[f.queue] += abi.record_cells(f.header, record["extensions"])
+            assert write.data[prefix:] == f.data[: f.header]
             expected = {
-                "header_length": f.header, "payload_length": f.payload, "extensions": 0,
-                "hash": 0, "tag": f.tag, "reason": f.reason, "vlan_tags": f.vlan_tags,
-                "ipv6": f.ipv6, "checksum_good": f.checksum_good, "spare": 0,
+                "header_length": f.header, "payload_length": f.payload, "hash": f.hash,
+                "tag": f.tag, "reason": f.reason, "vlan_tags": f.vlan_tags, "ipv6": f.ipv6,
+                "checksum_good": f.checksum_good, "spare": 0,
             }  # fmt: skip
             assert {k: record[k] for k in expected} == expected
-            if f.payload:
-                handle = (record["region"], record["element"])
-                assert handle == next(claims[f.queue]), "buffers are taken in the order of posts"
+            begin = f.header
+            for region, element, length in buffers:
+                wanted = next(claims[f.queue])
+                assert not in_order or (region, element) == wanted
                 write = payloads.pop(0)
-                row = self.rows[handle[0]]
-                assert write.address == row["base"] + (handle[1] << row["log2_element_bytes"])
+                row = self.rows[region]
+                size = 1 << row["log2_element_bytes"]
+                assert length == min(size, f.header + f.payload - begin), (
+                    "all but the last are full"
+                )
+                assert write.address == row["base"] + element * size
                 assert write.wrap_log2 == 0
-                assert write.data == f.data[f.header : f.header + f.payload]
-            else:
+                assert write.data == f.data[begin : begin + length]
+                begin += length
+            assert begin == f.header + f.payload
+            if not f.payload:
                 assert (record["region"], record["element"]) == (0, 0)
             records.append(record)
         assert not headers and not payloads, "something was written that nobody asked for"

@@ -10,7 +10,14 @@ from scapy.layers.inet import (
     IPOption_Router_Alert,
     in4_chksum,
 )
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, in6_chksum
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrRouting,
+    PadN,
+    in6_chksum,
+)
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 from scapy.utils import checksum
@@ -43,12 +50,12 @@ def network(version, destination=None, **fields):
     return IP(src="10.77.0.1", dst=destination or OWN_IPV4, **fields)
 
 
-def transport(kind, version, port=PORT, flags="A", options=()):
+def transport(kind, version, port=PORT, flags="A", options=(), source=40000):
     """TCP, UDP or ICMP header."""
     if kind == "tcp":
-        return TCP(sport=40000, dport=port, flags=flags, seq=1000, ack=7, options=list(options))
+        return TCP(sport=source, dport=port, flags=flags, seq=1000, ack=7, options=list(options))
     if kind == "udp":
-        return UDP(sport=40000, dport=port)
+        return UDP(sport=source, dport=port)
     return ICMPv6EchoRequest() if version == 6 else ICMP()
 
 
@@ -67,10 +74,42 @@ def tcp(size=100, vlan_tags=0, version=4, *, padded=True, ip=None, **more):
     return pad(packet) if padded else bytes(packet)
 
 
-def udp(size=20, vlan_tags=0, version=4):
+def udp(size=20, vlan_tags=0, version=4, *, ip=None, **more):
     """Bytes of a good UDP frame."""
-    packet = ethernet(vlan_tags) / network(version) / transport("udp", version)
-    return pad(packet / Raw(payload_of(size)))
+    packet = (
+        ethernet(vlan_tags) / network(version, **(ip or {})) / transport("udp", version, **more)
+    )
+    return pad(packet / Raw(payload_of(size)) if size else packet)
+
+
+def extended(headers, l4, size=30, vlan_tags=0, padded=True):
+    """Bytes of an IPv6 frame with extension headers; scapy chains them and adds up."""
+    packet = ethernet(vlan_tags) / network(6)
+    for header in headers:
+        packet /= header
+    packet /= l4
+    if size:
+        packet /= Raw(payload_of(size))
+    return pad(packet) if padded else bytes(packet)
+
+
+def options_of(size, kind=IPv6ExtHdrDestOpt):
+    """An options header of `size` bytes (a multiple of 8), filled up with PadN."""
+    left, options = size - 2, []
+    while left:
+        take = min(left, 257)
+        take -= left - take == 1  # nothing of one byte may be left
+        options.append(PadN(optdata=bytes(take - 2)))
+        left -= take
+    return kind(options=options, autopad=0)
+
+
+def routing(segments_left=0, size=24):
+    """A routing header of type 4 (RFC 8754) with `size` bytes."""
+    addresses = ["fd00:77::3"] * ((size - 8) // 16)
+    header = IPv6ExtHdrRouting(type=4, segleft=segments_left, addresses=addresses)
+    assert len(bytes(header)) == size
+    return header
 
 
 def edit(frame, at, replacement):

@@ -5,12 +5,14 @@ on every run what must always hold: each frame has one announcement or one outco
 that come out are those of the announced frames, in order, full but for the last.
 """
 
+import itertools
 import random
 from dataclasses import dataclass, field
 
 from amaranth.sim import Simulator
 
-from hdsnic.abi import RxOutcome
+from hdsnic.abi import RSS_ENTRIES, RxOutcome
+from hdsnic.abi.flow_hash import flow_slots
 from hdsnic.interfaces import SteeredFrame
 from hdsnic.parameters import Parameters
 from hdsnic.rx.ingress import Ingress
@@ -40,12 +42,37 @@ class Listener:
     last: int = 0
     address: int | None = None  # None: any
     udp: bool = False
+    rss: bool = False
     valid: bool = True
+
+
+@dataclass(frozen=True)
+class Exact:
+    """An exact rule: addresses as bytes; `way` of those in which the flow may stand."""
+
+    remote: bytes
+    remote_port: int
+    local: bytes
+    local_port: int
+    queue: int
+    way: int = 0
+    udp: bool = False
+    rss: bool = False
+    valid: bool = True
+
+    def slot(self, parameters):
+        return flow_slots(
+            parameters.exact_ways, parameters.exact_rows,
+            self.remote, self.remote_port, self.local, self.local_port,
+        )[self.way]  # fmt: skip
 
 
 @dataclass
 class Setting:
-    """What the card is set to; the default has one listener on all addresses."""
+    """What the card is set to; the default has one listener on all addresses.
+
+    `rss`: for each context its key, and the queues that its table repeats.
+    """
 
     receive: bool = True
     promiscuous: bool = False
@@ -54,6 +81,12 @@ class Setting:
         bytes.fromhex("fd000077000000000000000000000002"),
     )
     listeners: tuple[Listener, ...] = (Listener(5, PORT, QUEUE),)
+    exact: tuple[Exact, ...] = ()
+    rss: dict[int, tuple[bytes, tuple[int, ...]]] = field(default_factory=dict)
+    udp_split: int = 0
+    deliver_malformed: bool = False
+    watermark: int = 0
+    share: int = 0
 
 
 @dataclass
@@ -61,16 +94,20 @@ class Result:
     frames: list[dict] = field(default_factory=list)  # fields of SteeredFrame and `bytes`
     outcomes: list[RxOutcome] = field(default_factory=list)  # of dropped frames
     lengths: list[int] = field(default_factory=list)  # frame_bytes at each frame_done
-    looked_up: int = 0
+    looked_up_cycles: list[int] = field(default_factory=list)
     input_cycles: int = 0  # from the first beat to the last
     beat_cycles: list[int] = field(default_factory=list)  # when beats were taken
     frame_cycles: list[int] = field(default_factory=list)  # when frames were announced
     last_beat_cycles: list[int] = field(default_factory=list)  # when last beats went in
+    time_stamps: list[int] = field(default_factory=list)  # of the announced frames
 
 
 def small(bus_bytes, **more):
     """Parameters that build fast and leave nothing out."""
-    settings = {"listeners": 12, "range_listeners": 2, "local_addresses": 3}
+    settings = {
+        "listeners": 12, "range_listeners": 2, "local_addresses": 3, "exact_ways": 2,
+        "exact_rows": 16, "rss_contexts": 4,
+    }  # fmt: skip
     return Parameters(bus_bytes=bus_bytes, rx_buffer_bytes=16384, **(settings | more))
 
 
@@ -92,12 +129,22 @@ def beats_of(sent, bus_bytes):
 
 
 def run(
-    frames, parameters, setting=None, *, ready=1.0, frames_ready=1.0, valid=1.0, seed=1, blocked=0
+    frames,
+    parameters,
+    setting=None,
+    *,
+    ready=1.0,
+    frames_ready=1.0,
+    valid=1.0,
+    seed=1,
+    blocked=0,
+    during=None,
 ):
     """Send `frames`, collect what comes out; give a `Result`.
 
     `ready`, `frames_ready`, `valid`: probability, each cycle, that `beats` and `frames` are taken
     and that the MAC has a beat. `blocked`: neither is taken in so many first cycles.
+    `during(ctx, dut)`: runs beside it, from the first beat on.
     """
     setting = setting or Setting()
     frames = [f if isinstance(f, Sent) else Sent(f) for f in frames]
@@ -108,16 +155,16 @@ def run(
     result = Result()
     payloads = []
     fields = list(SteeredFrame(parameters).members)
-    state = {"cycle": 0, "sent": False}
+    state = {"sent": False, "set up": False}
+
+    async def count(ctx):
+        for cycle in itertools.count():
+            ctx.set(dut.cycles, cycle)
+            await ctx.tick()
 
     async def send(ctx):
-        ctx.set(dut.mac_address, int.from_bytes(OWN_MAC, "little"))
-        ctx.set(dut.receive, setting.receive)
-        ctx.set(dut.promiscuous, setting.promiscuous)
-        for index, address in enumerate(setting.addresses):
-            await store_address(ctx, dut, index, address)
-        for listener in setting.listeners:
-            await store_listener(ctx, dut, listener)
+        await set_up(ctx, dut, setting, parameters)
+        state["set up"] = True
         first = None
         for sent in frames:
             for _ in range(sent.idle):
@@ -127,25 +174,26 @@ def run(
                     await ctx.tick()
                 ctx.set(dut.mac.valid, 1)
                 ctx.set(dut.mac.payload, beat)
-                first = state["cycle"] if first is None else first
+                now = ctx.get(dut.cycles)
+                first = now if first is None else first
                 if beat["last"]:
-                    result.last_beat_cycles.append(state["cycle"])
+                    result.last_beat_cycles.append(now)
                 await ctx.tick()
                 ctx.set(dut.mac.valid, 0)
-            result.input_cycles = state["cycle"] - (first or 0)
+            result.input_cycles = now + 1 - first
         state["sent"] = True
 
     async def take(ctx):
-        for _ in range(blocked):
-            await ctx.tick()
-        while True:
-            ctx.set(dut.beats.ready, chance.random() < ready)
-            ctx.set(dut.frames.ready, chance.random() < frames_ready)
+        for cycle in itertools.count():
+            if cycle >= blocked:
+                ctx.set(dut.beats.ready, chance.random() < ready)
+                ctx.set(dut.frames.ready, chance.random() < frames_ready)
             await ctx.tick()
 
     async def watch(ctx):
-        frame = bytearray()
+        data = bytearray()
         sampled = ctx.tick().sample(
+            dut.cycles,
             dut.mac.ready,
             dut.outcome.valid,
             dut.outcome.payload,
@@ -160,6 +208,7 @@ def run(
         async for (
             _,
             reset,
+            now,
             mac_ready,
             dropped,
             why,
@@ -175,21 +224,28 @@ def run(
             assert mac_ready, "the wire never waits"
             if dropped:
                 result.outcomes.append(RxOutcome(why))
-            result.looked_up += looked
+            if looked:
+                result.looked_up_cycles.append(now)
             if done:
                 result.lengths.append(size)
             if go:
-                result.frames.append({name: frame_at[name] for name in fields})
-                result.frame_cycles.append(state["cycle"])
+                frame = {name: frame_at[name] for name in fields}
+                result.time_stamps.append(frame.pop("time_stamp"))
+                result.frames.append(frame)
+                result.frame_cycles.append(now)
             if move:
-                result.beat_cycles.append(state["cycle"])
+                result.beat_cycles.append(now)
                 assert not at.error
                 assert at.last or at.count == parameters.bus_bytes
-                frame += at.data.to_bytes(parameters.bus_bytes, "little")[: at.count]
+                data += at.data.to_bytes(parameters.bus_bytes, "little")[: at.count]
                 if at.last:
-                    payloads.append(bytes(frame))
-                    frame.clear()
-            state["cycle"] += 1
+                    payloads.append(bytes(data))
+                    data.clear()
+
+    async def beside(ctx):
+        while not state["set up"]:
+            await ctx.tick()
+        await during(ctx, dut)
 
     def complete():
         return state["sent"] and len(payloads) + len(result.outcomes) >= len(frames)
@@ -201,21 +257,44 @@ def run(
             await ctx.tick()
             if complete():
                 break
+        assert complete(), "frames are missing"
         await ctx.tick().repeat(60)  # nothing more may come
 
+    sim.add_testbench(count, background=True)  # first: the others read the cycle
     for process in (send, bound):
         sim.add_testbench(process)
-    for process in (take, watch):
+    for process in (take, watch, *([beside] if during else [])):
         sim.add_testbench(process, background=True)
     sim.run()
 
-    assert len(result.frames) == len(payloads) == result.looked_up
+    assert len(result.frames) == len(payloads) == len(result.looked_up_cycles)
     assert len(result.frames) + len(result.outcomes) == len(frames)
     assert len(result.lengths) == len(frames)
     for steered, payload in zip(result.frames, payloads, strict=True):
         steered["bytes"] = payload
-        assert steered["length"] == len(payload)
+        if steered["reason"] == RxOutcome.FAIR_SHARE:
+            assert 0 < len(payload) <= parameters.bus_bytes, "its last beat only"
+        else:
+            assert steered["length"] == len(payload)
+    assert result.time_stamps == sorted(result.time_stamps)
+    assert set(result.time_stamps) <= set(result.last_beat_cycles)
     return result
+
+
+async def set_up(ctx, dut, setting, parameters):
+    """Switches and tables as `setting` has them; waits until exact rules can be stored."""
+    ctx.set(dut.mac_address, int.from_bytes(OWN_MAC, "little"))
+    for name in ("receive", "promiscuous", "udp_split", "deliver_malformed", "watermark", "share"):
+        ctx.set(getattr(dut, name), int(getattr(setting, name)))
+    for index, address in enumerate(setting.addresses):
+        await store_address(ctx, dut, index, address)
+    for listener in setting.listeners:
+        await store_listener(ctx, dut, listener)
+    for context, (key, queues) in setting.rss.items():
+        await store_rss(ctx, dut, context, key, queues)
+    await ctx.tick().until(~dut.exact_busy)
+    for rule in setting.exact:
+        await store_exact(ctx, dut, rule, parameters)
 
 
 async def store_address(ctx, dut, index, address):
@@ -238,6 +317,7 @@ async def store_listener(ctx, dut, listener):
             "index": listener.index,
             "valid": int(listener.valid),
             "udp": int(listener.udp),
+            "rss": int(listener.rss),
             "any_address": int(listener.address is None),
             "address": listener.address or 0,
             "queue": listener.queue,
@@ -248,3 +328,40 @@ async def store_listener(ctx, dut, listener):
     ctx.set(dut.listener_store.valid, 1)
     await ctx.tick()
     ctx.set(dut.listener_store.valid, 0)
+
+
+async def store(ctx, port, value):
+    """A strobe with `value`."""
+    ctx.set(port.payload, value)
+    ctx.set(port.valid, 1)
+    await ctx.tick()
+    ctx.set(port.valid, 0)
+
+
+async def store_exact(ctx, dut, rule, parameters):
+    """Write an exact rule into its slot."""
+    await store(
+        ctx,
+        dut.exact_store,
+        {
+            "slot": rule.slot(parameters),
+            "valid": int(rule.valid),
+            "ipv6": int(len(rule.remote) == 16),
+            "udp": int(rule.udp),
+            "rss": int(rule.rss),
+            "queue": rule.queue,
+            "remote_port": rule.remote_port,
+            "local_port": rule.local_port,
+            "remote": int.from_bytes(rule.remote, "little"),
+            "local": int.from_bytes(rule.local, "little"),
+        },
+    )
+
+
+async def store_rss(ctx, dut, context, key, queues):
+    """Write a context's key, and its table with `queues` over and over."""
+    value = {"context": context, "key": int.from_bytes(key, "little")}
+    await store(ctx, dut.rss_key_store, value)
+    for entry in range(RSS_ENTRIES):
+        value = {"context": context, "entry": entry, "queue": queues[entry % len(queues)]}
+        await store(ctx, dut.rss_table_store, value)

@@ -83,19 +83,6 @@ def test_without_posted_buffers_only_frames_with_payload_are_dropped(width):
 
 
 @wide_and_narrow
-def test_a_payload_larger_than_the_buffer_is_dropped_and_the_buffer_stays(width):
-    async def scenario(b):
-        await b.usual(posts=1, log2_element_bytes=8, elements=256)
-        await b.step(60)
-        b.send(split_frame(b.rng, 1, 257, 54), split_frame(b.rng, 1, 256, 54))
-        await b.finish()
-
-    b = Bench(width).run(scenario)
-    assert [f.outcome for f in b.sent] == [RxOutcome.PAYLOAD_TOO_LARGE, RxOutcome.SPLIT]
-    b.check()
-
-
-@wide_and_narrow
 def test_a_queue_without_a_ring_drops_its_frames(width):
     async def scenario(b):
         await b.usual(posts=4)

@@ -14,7 +14,7 @@ from hdsnic.abi import PostOutcome, RxOutcome
 from hdsnic.rx.commit import Commit
 from hdsnic.rx.handles import ElementStates, HandleQueues
 from hdsnic.rx.record import RecordWriter
-from hdsnic.rx.split import PayloadAligner, Splitter
+from hdsnic.rx.split import ChainCutter, PayloadAligner, Splitter
 from hdsnic.rx.storage import IndexTable
 
 every_width = pytest.mark.parametrize("width", [8, 16, 32, 64])
@@ -84,18 +84,25 @@ def test_record_writer_lays_records_on_cells_and_strobes_nothing_else(width, cha
     rng = random.Random(width)
     dut = RecordWriter(parameters(width))
     layout = dut.jobs.payload.shape()
-    headers, jobs, expected = [], [], []
-    for length in [14, 54, 54, 15, 16, 17, 64, 256, *(rng.randrange(14, 300) for _ in range(30))]:
+    headers, jobs, words, expected = [], [], [], []
+    lengths = [14, 54, 0, 54, 15, 16, 17, 0, 64, 256, *(rng.randrange(14, 300) for _ in range(60))]
+    for n, length in enumerate(lengths):
         header = rng.randbytes(length)
         fields = rng.randbytes(16)
         cell = rng.randrange(max(1, width // 16))
-        total = 16 * cell + 16 + length
+        stamped = n % 3 == 1 or n == 2
+        chained = rng.randrange(1, 10) if n % 4 == 3 else 0
+        stamp, chain = rng.randbytes(8 * stamped), rng.randbytes(8 * chained)
+        total = 16 * cell + 16 + len(stamp) + len(chain) + length
         headers += beats_of(header, width)
-        job = {"fields": int.from_bytes(fields, "little"), "end": total}
+        words += beats_of(chain, 8)
+        job = {"fields": int.from_bytes(fields, "little"), "end": total, "stamped": stamped,
+               "time_stamp": int.from_bytes(stamp, "little") if stamped else 0x5555,
+               "chained": chained}  # fmt: skip
         if width > 16:
             job["cell"] = cell
         jobs.append(pack(layout, **job))
-        expected.append((16 * cell, total, fields + header))
+        expected.append((16 * cell, total, fields + stamp + chain + header))
 
     async def check(ctx):
         for begin, end, data in expected:
@@ -108,7 +115,11 @@ def test_record_writer_lays_records_on_cells_and_strobes_nothing_else(width, cha
                 assert all(got[k] == image[at + k] for k in lanes)
                 assert beat["last"] == (at + width >= end)
 
-    feeds = source(dut.jobs, jobs, chance, 1), source(dut.header, headers, chance, 2)
+    feeds = (
+        source(dut.jobs, jobs, chance, 1),
+        source(dut.header, headers, chance, 2),
+        source(dut.words, words, chance, 3),
+    )
     simulate(dut, check, feeds=feeds)
 
 
@@ -179,6 +190,25 @@ def test_splitter_and_aligner_part_frames_at_any_offset(width, chance):
     simulate(dut, check, header_side, feeds=feeds)
 
 
+@every_width
+def test_chain_cutter_ends_each_buffer_and_passes_beats_in_order(width):
+    rng = random.Random(width)
+    dut = ChainCutter(parameters(width))
+    lengths = [rng.randrange(1, 9) for _ in range(40)]
+    beats = [rng.getrandbits(8 * width) for _ in range(sum(lengths))]
+    offered = [pack(dut.input.payload.shape(), data=b, last=rng.randrange(2)) for b in beats]
+
+    async def check(ctx):
+        expected = iter(beats)
+        for length in lengths:
+            for k in range(length):
+                beat = unpack(dut.output.payload.shape(), await take(ctx, dut.output, rng, 0.7))
+                assert beat["data"] == next(expected) and beat["last"] == (k == length - 1)
+
+    feeds = source(dut.lengths, lengths, 0.5, 1), source(dut.input, offered, 0.8, 2)
+    simulate(dut, check, feeds=feeds)
+
+
 def test_element_states_agree_with_a_set_under_random_operations():
     p = parameters(8)
     dut = ElementStates(p)
@@ -195,7 +225,7 @@ def test_element_states_agree_with_a_set_under_random_operations():
         marked, asked = set(), None
         for _ in range(3000):
             mark, finish, discard = (rng.choice(elements) for _ in range(3))
-            wants = [rng.random() < c for c in (0.7, 0.2, 0.2)]
+            wants = [rng.random() < c for c in (0.7, 0.4, 0.4)]
             ctx.set(dut.mark.payload.as_value(), packed(mark))
             ctx.set(dut.finish.payload.as_value(), packed(finish))
             ctx.set(dut.discard.payload.as_value(), packed(discard))
@@ -205,13 +235,15 @@ def test_element_states_agree_with_a_set_under_random_operations():
             if asked is not None:
                 assert ctx.get(dut.marked_before) == asked
             asked = None
-            if wants[1]:
-                marked.discard(finish)
-            elif wants[2] and ctx.get(dut.discard.ready):
-                marked.discard(discard)
-            elif wants[0] and ctx.get(dut.mark.ready):
+            assert ctx.get(dut.mark.ready) and ctx.get(dut.discard.ready) != wants[1]
+            # A clear of what is not marked leaves a mark in the same cycle alone.
+            cleared = finish if wants[1] else discard if wants[2] else None
+            before = cleared in marked
+            if wants[0]:
                 asked = mark in marked
                 marked.add(mark)
+            if before:
+                marked.discard(cleared)
             await ctx.tick()
         for strobe in (dut.mark, dut.finish, dut.discard):
             ctx.set(strobe.valid, 0)
@@ -263,19 +295,45 @@ def test_handle_queues_keep_order_through_pushes_pops_flushes_and_purges():
                 await ctx.tick()
                 ctx.set(dut.push.valid, 0)
                 model[q].append(handle)
-            for _ in range(rng.randrange(10)):  # pop
-                q = rng.randrange(4)
-                ctx.set(dut.queue, q)
-                await ctx.tick()
-                assert ctx.get(dut.ready) == ctx.get(dut.held) == len(model[q])
-                if model[q]:
-                    got = ctx.get(dut.handle)
-                    assert (got.at.region, got.at.element, got.generation) == model[q].popleft()
-                    ctx.set(dut.pop, 1)
-                    await ctx.tick()
-                    ctx.set(dut.pop, 0)
+            for _ in range(rng.randrange(6)):  # claim
+                await claim(ctx, rng.randrange(4))
             if rng.random() < 0.3:
                 await walk(ctx, rng.randrange(4), rng.random() < 0.5)
+
+    def told(handle):
+        return (handle.at.region, handle.at.element, handle.generation)
+
+    async def claim(ctx, q):
+        """Up to four handles of queue `q` are looked at in turn, then taken, or one of them is."""
+        ctx.set(dut.queue, q)
+        ctx.set(dut.wanted, 1)
+        assert ctx.get(dut.ready) == ctx.get(dut.held) == len(model[q])
+        found = ctx.get(dut.found)
+        if model[q] and not found:  # within two cycles
+            await ctx.tick().repeat(2)
+            found = ctx.get(dut.found)
+        assert found == bool(model[q])
+        if found:
+            assert told(ctx.get(dut.handle)) == model[q][0]
+            last = rng.randrange(4)
+            for depth in range(last + 1):
+                ctx.set(dut.depth, depth)
+                await ctx.tick()
+                assert ctx.get(dut.another) == (len(model[q]) > depth + 1)
+                if not ctx.get(dut.another):
+                    break
+                assert told(ctx.get(dut.following)) == model[q][depth + 1]
+            replaces = depth > 0 and rng.random() < 0.3
+            ctx.set(dut.replace if replaces else dut.pop, 1)
+            await ctx.tick()
+            ctx.set(dut.replace, 0)
+            ctx.set(dut.pop, 0)
+            ctx.set(dut.depth, 0)
+            if replaces:
+                model[q][depth] = model[q][0]
+            for _ in range(1 if replaces else depth + 1):
+                model[q].popleft()
+        ctx.set(dut.wanted, rng.randrange(2))
 
     async def walk(ctx, which, flush):
         """Flush of queue `which`, or purge of region `which`; what leaves is what should."""
@@ -312,79 +370,107 @@ def test_handle_queues_keep_order_through_pushes_pops_flushes_and_purges():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_commit_shows_a_record_only_after_both_acknowledgements_and_none_after_an_error(seed):
+def test_commit_shows_a_record_only_after_all_acknowledgements_and_none_after_an_error(seed):
     p = parameters(8)
     dut = Commit(p)
     rng = random.Random(seed)
-    entries, producers = [], [0] * 4
+    frames, producers = [], [0] * 4
     for _ in range(200):
         queue, kind = rng.randrange(4), rng.random()
-        outcome, claimed = RxOutcome.SPLIT, True
+        outcome, buffers = RxOutcome.SPLIT, rng.choice((1, 1, 2, 5))
         if kind < 0.3:
-            outcome, claimed = RxOutcome.HEADER_ONLY, False
+            outcome, buffers = RxOutcome.HEADER_ONLY, 0
         elif kind < 0.5:
-            outcome, claimed = RxOutcome.NO_BUFFER, False
-        else:
+            outcome, buffers = RxOutcome.NO_BUFFER, 0
+        if outcome < abi.RX_RECORDS:
             producers[queue] += 5
-        entries.append((queue, outcome, producers[queue], claimed))
-    errors = {(port, k) for port in "hp" for k in range(200) if rng.random() < 0.01}
+        frames.append((queue, outcome, producers[queue], buffers))
+    entries = [(k, n) for k, f in enumerate(frames) for n in range(max(1, f[3]))]
+    # Writes whose acknowledgement is an error: ("h", frame) or ("p", frame, buffer).
+    errors = {("h", k) for k in range(200) if rng.random() < 0.01}
+    errors |= {("p", *entry) for entry in entries if rng.random() < 0.01}
+
+    def writes_of(k):
+        _, outcome, _, buffers = frames[k]
+        own = {("h", k)} if outcome < abi.RX_RECORDS else set()
+        return own | {("p", k, n) for n in range(buffers)}
 
     async def scenario(ctx):
         ctx.set(dut.enabled, 0b1111)
         ctx.set(dut.flushed.ready, 1)
-        waiting = {"h": deque(), "p": deque()}  # frames without an acknowledgement
+        ctx.set(dut.faults.ready, 1)
+        waiting = {"h": deque(), "p": deque()}  # writes without an acknowledgement
         ports = {"h": (dut.header_done, dut.header_error),
                  "p": (dut.payload_done, dut.payload_error)}  # fmt: skip
-        acknowledged, failed, completed, sent = set(), set(), 0, 0
+        acknowledged, failed, completed, sent, finished = set(), set(), 0, 0, []
+        visible, faults, stopped = [0] * 4, [], []
         shape, counted = dut.entries.payload.shape(), dut.outcome.payload.shape()
         slow = {"h": 0.1, "p": 0.3}
-        while completed < len(entries):
+        while completed < len(frames):
             if rng.random() < 0.01:
                 slow["h"], slow["p"] = slow["p"], slow["h"]
             for port, (done, error) in ports.items():
                 now = bool(waiting[port]) and rng.random() < slow[port]
                 ctx.set(done, now)
                 if now:
-                    k = waiting[port].popleft()
-                    ctx.set(error, (port, k) in errors)
-                    acknowledged.add((port, k))
+                    write = waiting[port].popleft()
+                    ctx.set(error, write in errors)
+                    acknowledged.add(write)
             offer = sent < len(entries) and rng.random() < 0.7
             ctx.set(dut.entries.valid, offer)
+            ctx.set(dut.ends.valid, 0)
             if offer:
-                queue, outcome, producer, claimed = entries[sent]
+                k, n = entries[sent]
+                queue, outcome, producer, buffers = frames[k]
+                more = n + 1 < buffers
                 ctx.set(dut.entries.payload.as_value(),
                         pack(shape, queue=queue, outcome=outcome, producer=producer,
-                             claimed=claimed, element=sent % 64))  # fmt: skip
+                             claimed=buffers > 0, more=more, element=sent % 64))  # fmt: skip
                 if ctx.get(dut.entries.ready):
-                    if outcome < abi.RX_RECORDS:
-                        waiting["h"].append(sent)
-                        if claimed:
-                            waiting["p"].append(sent)
+                    ctx.set(dut.ends.valid, buffers > 0)
+                    ctx.set(dut.ends.payload, not more)
+                    assert not buffers or ctx.get(dut.ends.ready)
+                    if outcome < abi.RX_RECORDS and n == 0:
+                        waiting["h"].append(("h", k))
+                    if buffers:
+                        waiting["p"].append(("p", k, n))
                     sent += 1
-            flushed = ctx.get(dut.flushed.valid)
-            if flushed:
+            if ctx.get(dut.finish.valid):
+                finished.append(ctx.get(dut.finish.payload.element))
+                at = [e for e in range(len(entries)) if frames[entries[e][0]][3]]
+                k = entries[at[len(finished) - 1]][0]
+                assert k in (completed, completed + 1) and writes_of(k) <= acknowledged
+            if ctx.get(dut.flushed.valid):
                 assert ctx.get(dut.flushed.payload.outcome) == PostOutcome.FLUSHED
+            if ctx.get(dut.faults.valid):
+                fault = ctx.get(dut.faults.payload)
+                faults.append((fault.queue, fault.index, fault.status))
             if ctx.get(dut.outcome.valid):
                 got = unpack(counted, ctx.get(dut.outcome.payload.as_value()))
-                queue, outcome, producer, claimed = entries[completed]
+                queue, outcome, producer, buffers = frames[completed]
                 if outcome < abi.RX_RECORDS:
-                    needs = {("h", completed)} | ({("p", completed)} if claimed else set())
-                    assert needs <= acknowledged
-                    if needs & errors:
+                    assert writes_of(completed) <= acknowledged
+                    if writes_of(completed) & errors:
                         outcome = RxOutcome.PORT_ERROR
+                        stopped.append((queue, visible[queue], outcome))
                         failed.add(queue)
                     elif queue in failed:
                         outcome = RxOutcome.DISABLED
                 assert got == {"queue": queue, "outcome": outcome}
-                visible = outcome < abi.RX_RECORDS
-                assert ctx.get(dut.index.valid) == visible
-                if visible:
+                shows = outcome < abi.RX_RECORDS
+                assert ctx.get(dut.index.valid) == shows
+                if shows:
                     assert ctx.get(dut.index.payload.low) == producer
+                    visible[queue] = producer
                 completed += 1
             else:
                 assert not ctx.get(dut.index.valid)
             await ctx.tick()
+        await ctx.tick()
         assert ctx.get(dut.failed) == sum(1 << q for q in failed)
+        assert finished == [e % 64 for e, (k, _) in enumerate(entries) if frames[k][3]]
+        assert len(faults) + ctx.get(dut.faults.valid) == len(stopped)
+        assert faults == stopped[: len(faults)]
 
     simulate(dut, scenario)
     assert seed or errors, "the first seed has errors"

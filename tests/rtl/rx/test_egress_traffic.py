@@ -1,7 +1,7 @@
 """Traffic through the whole egress: shapes of frames, random surroundings, and speed."""
 
 import pytest
-from egress_bench import ROUGH, Bench, Traffic, split_frame, whole_frame
+from egress_bench import ROUGH, Bench, split_frame, whole_frame
 
 from hdsnic.abi import PostOutcome, RxOutcome
 
@@ -78,33 +78,3 @@ def test_the_largest_frame_goes_whole_to_queue_0(width):
     b = Bench(width).run(scenario)
     b.check()
     assert b.outcomes == {RxOutcome.NOT_IP: 3}
-
-
-@pytest.mark.parametrize(("width", "padding", "cycles"), [(8, 6, 9), (64, 6, 2)])
-def test_small_frames_without_payload_flow_at_the_speed_of_their_records(width, padding, cycles):
-    per_frame = _speed(width, 40, 0, padding, 60)
-    assert per_frame <= cycles, f"{per_frame} cycles a frame"
-
-
-@pytest.mark.parametrize(("width", "cycles"), [(8, 190), (64, 24)])
-def test_large_frames_flow_at_one_beat_a_cycle(width, cycles):
-    per_frame = _speed(width, 12, 1448, 0, 16)
-    assert per_frame <= cycles, f"{per_frame} cycles a frame"
-
-
-def _speed(width, frames, payload, padding, posts):
-    """Cycles a frame between the first and the last acknowledged header write."""
-    header = 66 if payload > 1000 else 54
-
-    async def scenario(b):
-        await b.usual(posts=min(posts, 24) if payload else 0, log2=16)
-        await b.step(120)
-        b.send(*(split_frame(b.rng, 1, payload, header, padding) for _ in range(frames)))
-        await b.finish()
-
-    b = Bench(width, traffic=Traffic(1, 1, 1, (20, 20), (20, 20), (20, 20)), outstanding=32)
-    b.run(scenario)
-    b.check()
-    # The first frames fill the pipeline.
-    times = [w.acknowledged for w in b.header.writes][4:]
-    return (times[-1] - times[0]) / (len(times) - 1)

@@ -1,19 +1,29 @@
 """Each way in which a frame can be refused or left unsplit, one by one and between good frames."""
 
 import pytest
-from frames import edit, ethernet, ip_sum, network, pad, payload_of, refresh, tcp, transport, udp
-from ingress_bench import QUEUE, Listener, Sent, Setting, run, small
-from scapy.layers.inet6 import (
-    IPv6ExtHdrDestOpt,
-    IPv6ExtHdrFragment,
-    IPv6ExtHdrHopByHop,
-    IPv6ExtHdrRouting,
+from frame_oracle import expected
+from frames import (
+    edit,
+    ethernet,
+    extended,
+    ip_sum,
+    network,
+    options_of,
+    pad,
+    payload_of,
+    refresh,
+    routing,
+    tcp,
+    transport,
+    udp,
 )
+from ingress_bench import QUEUE, Listener, Sent, Setting, run, small
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
 from hdsnic.abi import RxOutcome
-from hdsnic.rx.verify import HEADER_BYTES_MAX
 
 WIDTHS = (8, 16, 32, 64)
 OTHER_MAC = "02:aa:bb:cc:dd:ee"
@@ -21,6 +31,9 @@ OTHER_MAC = "02:aa:bb:cc:dd:ee"
 TOTAL, FLAGS, PROTOCOL, IP_SUM = 16, 20, 23, 24
 DATA_OFFSET, TCP_SUM = 34 + 12, 34 + 16
 UDP_LENGTH, UDP_SUM = 34 + 4, 34 + 6
+
+UDP_PORT = 81
+UDP_RULE = Listener(6, UDP_PORT, QUEUE, udp=True)
 
 rx = RxOutcome
 
@@ -42,7 +55,18 @@ def refused():
     short_tcp = edit(good, TOTAL, (20 + 19).to_bytes(2, "big"))
     short_udp = edit(datagram, TOTAL, (20 + 7).to_bytes(2, "big"))
     beyond_options = edit(good, DATA_OFFSET, [0xF0])
+    nothing = IPv6ExtHdrDestOpt()
+    chained = extended([nothing, nothing], transport("tcp", 6), 0, padded=False)
+    cut_short = edit(chained, 14 + 4, [0, 16])  # the packet ends behind the second header
     return cut + [
+        ("no TCP behind the chain", Sent(cut_short[:70]), rx.TCP_HEADER),
+        ("chain goes on", Sent(edit(cut_short, 62, [60])[:70]), rx.IP_HEADER),
+        ("chain goes on in the padding", Sent(edit(cut_short, 62, [60])), rx.IP_HEADER),
+        ("header runs out of the packet", Sent(edit(chained, 63, [3])), rx.IP_HEADER),
+        ("header runs out of the window", Sent(edit(chained, 55, [255])), rx.IP_HEADER),
+        ("packet ends within a header", Sent(edit(chained, 14 + 4, [0, 10])), rx.IP_HEADER),
+        ("packet ends at a header", Sent(edit(chained, 14 + 4, [0, 8])), rx.IP_HEADER),
+        ("routing header in the padding", Sent(edit(cut_short, 62, [43])), rx.IP_HEADER),
         ("marked by the MAC", Sent(good, error=True), rx.BAD_FCS),
         ("last beat without a byte", Sent(good, last_count=0), rx.BAD_FCS),
         ("runt and marked", Sent(good[:13], error=True), rx.BAD_FCS),
@@ -84,19 +108,33 @@ def unsplit():
     """(name, frame, outcome) of frames that go whole to queue 0."""
     good, datagram = tcp(100), udp(40)
     arp = pad(Ether(dst="ff:ff:ff:ff:ff:ff", src=OTHER_MAC) / ARP(pdst="10.77.0.2"))
+    tcp_header = transport("tcp", 6)
+    nothing = IPv6ExtHdrDestOpt()
     chained = [
-        (
-            f"IPv6 extension {type(header).__name__}",
-            pad(ethernet() / network(6) / header / transport("tcp", 6) / Raw(payload_of(30))),
-            reason,
-        )
-        for header, reason in (
-            (IPv6ExtHdrHopByHop(), rx.EXTENSION),
-            (IPv6ExtHdrRouting(), rx.EXTENSION),
-            (IPv6ExtHdrDestOpt(), rx.EXTENSION),
-            (IPv6ExtHdrFragment(), rx.FRAGMENT),
+        (f"IPv6: {name}", extended(headers, tcp_header), reason)
+        for name, headers, reason in (
+            ("fragment", [IPv6ExtHdrFragment()], rx.FRAGMENT),
+            ("fragment behind options", [nothing, IPv6ExtHdrFragment(m=1)], rx.FRAGMENT),
+            ("not the last destination", [routing(1)], rx.EXTENSION),
+            ("not the last, options behind", [routing(2), nothing], rx.EXTENSION),
+            ("hop-by-hop not first", [nothing, IPv6ExtHdrHopByHop()], rx.EXTENSION),
+            ("one header of 264 bytes", [options_of(264)], rx.LONG_HEADER),
+            ("26 headers", [nothing] * 26, rx.LONG_HEADER),
+            ("TCP header ends at 258", [options_of(184)], rx.LONG_HEADER),
         )
     ]
+    for kind, reason in (
+        *((kind, rx.EXTENSION) for kind in (135, 139, 140, 253, 254)),
+        *((kind, rx.TUNNEL) for kind in (4, 41, 47, 50, 51, 97, 115, 137)),
+        (59, rx.NOT_TCP),
+        (132, rx.NOT_TCP),
+    ):
+        for headers in ([], [nothing]):
+            frame = extended([*headers, IPv6ExtHdrDestOpt(nh=kind)], Raw(payload_of(40)), 0)
+            chained.append((f"IPv6: {kind} behind {len(headers) + 1} headers", frame, reason))
+        if reason == rx.TUNNEL:
+            frame = ip_sum(edit(good, PROTOCOL, [kind]))
+            chained.append((f"IPv4: protocol {kind}", frame, reason))
     return chained + [
         ("ARP", arp, rx.NOT_IP),
         ("type only", good[:12] + b"\x88\xcc", rx.NOT_IP),
@@ -104,10 +142,12 @@ def unsplit():
         ("first fragment", tcp(100, ip={"flags": "MF"}), rx.FRAGMENT),
         ("later fragment", tcp(100, ip={"frag": 100}), rx.FRAGMENT),
         ("fragment, L4 damaged", edit(tcp(100, ip={"flags": "MF"}), 60, [0]), rx.FRAGMENT),
-        ("UDP", datagram, rx.NOT_TCP),
-        ("UDP without checksum", edit(datagram, UDP_SUM, [0, 0]), rx.NOT_TCP),
-        ("UDP shorter than IP says", trailing_udp(), rx.NOT_TCP),
-        ("protocol 47", ip_sum(edit(good, PROTOCOL, [47])), rx.NOT_TCP),
+        ("UDP", datagram, rx.NO_RULE),
+        ("UDP without checksum", edit(datagram, UDP_SUM, [0, 0]), rx.NO_RULE),
+        ("UDP shorter than IP says", trailing_udp(), rx.NO_RULE),
+        ("UDP to another address", udp(9, ip={"destination": "224.0.0.251"}), rx.NOT_LOCAL),
+        ("UDP for a queue that does not split it", udp(40, port=UDP_PORT), rx.UDP_WHOLE),
+        ("IPv4 with protocol 60", ip_sum(edit(good, PROTOCOL, [60])), rx.NOT_TCP),
         ("SYN with payload", tcp(5, flags="S"), rx.SYN_PAYLOAD),
         ("another port", tcp(100, port=81), rx.NO_RULE),
         ("SYN to another port", tcp(0, port=81, flags="S"), rx.NO_RULE),
@@ -141,7 +181,8 @@ def test_each_malformed_frame_is_dropped_under_its_reason(bus_bytes):
 @pytest.mark.parametrize("bus_bytes", WIDTHS)
 def test_each_unsplit_frame_goes_whole_to_queue_0_under_its_reason(bus_bytes):
     cases = unsplit()
-    result = run([frame for _, frame, _ in cases], small(bus_bytes))
+    setting = Setting(listeners=(*Setting().listeners, UDP_RULE))
+    result = run([frame for _, frame, _ in cases], small(bus_bytes), setting)
     assert not result.outcomes
     for (name, frame, reason), got in zip(cases, result.frames, strict=True):
         assert (name, reason) == (name, RxOutcome(got["reason"]))
@@ -165,20 +206,55 @@ def test_bad_frames_roll_back_and_leave_good_neighbours_whole(bus_bytes):
 def test_outcomes_that_ingress_can_give_are_all_shown_above():
     shown = {outcome for _, _, outcome in refused() + unsplit()}
     elsewhere = {rx.SPLIT, rx.HEADER_ONLY, rx.DISABLED, rx.OVERFLOW}  # in the other tests here
-    of_egress = {o for o in rx if o >= rx.NO_BUFFER}
-    assert shown | elsewhere | of_egress | {rx.LONG_HEADER} == set(rx)
+    elsewhere |= {rx.MALFORMED, rx.FAIR_SHARE}
+    of_egress = {o for o in rx if rx.NO_BUFFER <= o < rx.FAIR_SHARE} | {rx.PLACED}
+    assert shown | elsewhere | of_egress == set(rx)
 
 
-def test_the_longest_header_of_142_bytes_is_split_so_long_header_cannot_come_about():
+@pytest.mark.parametrize("bus_bytes", WIDTHS)
+def test_the_debug_switch_delivers_whole_what_was_dropped_for_what_it_holds(bus_bytes):
+    setting = Setting(deliver_malformed=True)
+    sent = [frame for _, frame, _ in refused() if frame.last_count is None]
+    sent += [Sent(frame) for _, frame, _ in unsplit()[:5]]
+    wanted = [expected(frame.data, frame.error, setting) for frame in sent]
+    result = run(sent, small(bus_bytes), setting)
+    assert result.outcomes == [outcome for outcome, fields in wanted if fields is None]
+    assert set(result.outcomes) == {rx.BAD_FCS, rx.OVERSIZE, rx.RUNT, rx.MAC_FILTER}
+    for got, want in zip(result.frames, [f for _, f in wanted if f is not None], strict=True):
+        assert {name: got[name] for name in want} == want
+    tags = {f["tag"] for f in result.frames if f["reason"] == rx.MALFORMED}
+    assert tags == {rx.RUNT, rx.IP_HEADER, rx.IP_CHECKSUM, rx.TCP_HEADER, rx.L4_CHECKSUM}
+
+
+def test_a_closed_receive_switch_is_not_opened_by_the_debug_switch():
+    result = run([tcp(10)], small(8), Setting(receive=False, deliver_malformed=True))
+    assert result.outcomes == [rx.DISABLED]
+
+
+def test_the_longest_ipv4_header_of_142_bytes_is_split():
     options = {"options": [b"\x01" * 40]}
-    from scapy.layers.inet import IP
 
     ip = IP(src="10.77.0.1", dst="10.77.0.2", **options)
     packet = ethernet(2) / ip / transport("tcp", 4, options=[("NOP", None)] * 40) / Raw(b"payload")
     for bus_bytes in WIDTHS:
         (got,) = run([bytes(packet)], small(bus_bytes)).frames
         assert got["reason"] == rx.SPLIT
-        assert (got["header_length"], got["payload_length"]) == (HEADER_BYTES_MAX, 7)
+        assert (got["header_length"], got["payload_length"]) == (14 + 8 + 60 + 60, 7)
+
+
+@pytest.mark.parametrize("bus_bytes", WIDTHS)
+def test_headers_of_up_to_256_bytes_are_split_and_longer_ones_are_not(bus_bytes):
+    for l4, fits, too_long in (
+        (transport("tcp", 6), options_of(176), options_of(184)),
+        (transport("tcp", 6, options=[("NOP", None)] * 4), options_of(176), options_of(184)),
+        (transport("udp", 6, port=UDP_PORT), options_of(192), options_of(200)),
+    ):
+        setting = Setting(udp_split=1 << QUEUE, listeners=(*Setting().listeners, UDP_RULE))
+        frames = [extended([header], l4, 7) for header in (fits, too_long)]
+        split, whole = run(frames, small(bus_bytes), setting).frames
+        assert (split["reason"], split["payload_length"]) == (rx.SPLIT, 7)
+        assert split["header_length"] == len(frames[0]) - 7 <= 256
+        assert (whole["reason"], whole["checksum_good"]) == (rx.LONG_HEADER, 1)
 
 
 @pytest.mark.parametrize("bus_bytes", (16, 64))

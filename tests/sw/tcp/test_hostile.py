@@ -188,7 +188,7 @@ FIELD = {2: 0xFFFF, 4: 0xFFFFFFFF}
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 9),
+            st.integers(0, 11),
             st.sampled_from([0, 80, 81, 65535]),
             st.sampled_from(["own", "other", "stale", "any"]),
             st.integers(0, 0xFFFFFFFF),

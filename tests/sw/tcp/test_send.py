@@ -10,7 +10,7 @@ from hdstack.tcp.events import CloseReason, EventKind
 
 @pytest.fixture
 def host():
-    return Host(load(False))
+    return Host(load(False), congestion=load(False).tcp_tables.NEWRENO)
 
 
 @pytest.fixture

@@ -1,0 +1,240 @@
+"""Settings: nothing changes under an access that is on its way, and a revoke ends all (I6, R29)."""
+
+from amaranth.hdl import Signal
+from spec import Mutant, Property, Spec
+
+from hdsnic.csr.settings import SettingsEngine
+from hdsnic.parameters import Parameters
+
+_MODULE = "hdsnic.csr.settings"
+
+
+class SettingsSpec(Spec):
+    """Any settings at any time, and any words in the settings memory.
+
+    Nothing is assumed of `idle`; that blocks which are idle under `pause` stay so is proven of
+    them.
+    """
+
+    depth = 3
+    properties = (
+        Property(
+            "I6 a revoke waits until all stand still",
+            "A revoke, and each store of a ring or an owner, comes with `pause`, after two cycles "
+            "in a row in which all blocks were idle under `pause`.",
+            (
+                Mutant(
+                    "a revoke does not wait",
+                    _MODULE,
+                    "still = self.idle",
+                    "still = Const(1)",
+                ),
+                Mutant(
+                    "a revoke waits for one idle cycle",
+                    _MODULE,
+                    'm.next = f"settle {name}"',
+                    'm.next = {"to revoke": "revoke", "for queue": "load queue", '
+                    '"for posts": "load posts", "to reset": "all queues off"}[name]',
+                ),
+                Mutant(
+                    "a ring is stored without a pause",
+                    _MODULE,
+                    'running = ("idle",',
+                    'running = ("idle", "store queue", "store posts",',
+                ),
+            ),
+        ),
+        Property(
+            "I6 an acknowledged revoke leaves a dead row",
+            "A revoke is acknowledged as its region's row is written not live; until the next "
+            "registration is done the region is not live in the table.",
+            (
+                Mutant(
+                    "a revoke is acknowledged but not written",
+                    _MODULE,
+                    "self.region_write.eq(1),\n"
+                    "                    self.region_index.eq(number),\n"
+                    "                    self.revoke_done",
+                    "self.region_index.eq(number),\n                    self.revoke_done",
+                ),
+                Mutant(
+                    "a revoke writes the row that was checked last",
+                    _MODULE,
+                    "m.d.sync += self.region_row.eq(0)",
+                    "pass",
+                ),
+                Mutant(
+                    "a revoke writes another region's row",
+                    _MODULE,
+                    "self.region_index.eq(number),\n                    self.revoke_done",
+                    "self.region_index.eq(number + 1),\n                    self.revoke_done",
+                ),
+            ),
+            depth=24,
+        ),
+        Property(
+            "I2 a live row lies inside the bus's addresses",
+            "A row that is written live is page-aligned, its elements end within `address_bits`, "
+            "no more elements can be posted than there are, or than have state bits, and it has an "
+            "owner.",
+            (
+                Mutant(
+                    "more elements may be posted than there are",
+                    _MODULE,
+                    "            postable <= elements,\n",
+                    "",
+                ),
+                Mutant(
+                    "a region may reach beyond the last address",
+                    _MODULE,
+                    "            end[: p.address_bits + 24] <= (1 << p.address_bits),\n",
+                    "",
+                ),
+                Mutant(
+                    "an element may be of any size",
+                    _MODULE,
+                    "(log2 >= 8) & (log2 <= 14)",
+                    "1",
+                ),
+                Mutant(
+                    "a refused row is written all the same",
+                    _MODULE,
+                    'self.region_done.eq(1 << number)]\n                    m.next = "idle"',
+                    "self.region_done.eq(1 << number)]",
+                ),
+                Mutant(
+                    "element states beyond the card's are posted",
+                    _MODULE,
+                    "            postable <= p.postable_max,\n",
+                    "",
+                ),
+                Mutant("a region has no owner", _MODULE, 'state["owner"] != 0', "1"),
+            ),
+            depth=16,
+        ),
+        Property(
+            "I4 a region goes live with its elements swept",
+            "A live row is written only when the clearing of its elements, asked for after the "
+            "last revoke, has ended.",
+            (
+                Mutant(
+                    "a region goes live under the sweep",
+                    _MODULE,
+                    'm.State("sweep"), m.If(~self.element_busy)',
+                    'm.State("sweep")',
+                ),
+                Mutant(
+                    "the elements of another region are cleared",
+                    _MODULE,
+                    "self.element_clear.payload.eq(number)",
+                    "self.element_clear.payload.eq(number + 1)",
+                ),
+            ),
+            depth=16,
+        ),
+    )
+
+    def build(self, m):
+        p = Parameters(bus_bytes=8, queues=2, regions=2, address_bits=32, postable_max=64)
+        e = self.block(m, "engine", SettingsEngine(p))
+        for name in (
+            "queue_pending", "post_pending", "region_pending", "revoke_pending", "word",
+            "header_base", "header_pages", "index_page", "idle", "element_busy", "off_pending",
+            "reset_pending", "clear_ready",
+        ):  # fmt: skip
+            port = getattr(e, name)
+            m.d.comb += port.eq(self.free(len(port), name))
+        m.d.comb += e.element_clear.ready.eq(self.free(1, "clear_ready"))
+
+        # Pending bits stay until they are done.
+        for name in ("queue", "off", "post", "region", "revoke", "reset"):
+            bits = getattr(e, f"{name}_pending")
+            waiting = Signal(len(bits), name=f"{name}_waiting")
+            m.d.sync += waiting.eq(bits & ~getattr(e, f"{name}_done"))
+            self.assume(m, (waiting & ~bits) == 0)
+
+        fsm = self.view(e).fsm
+        number = self.view(e).number
+        self.helper(m, fsm.state < len(fsm.encoding))
+
+        # -- stillness --
+        still = e.pause & e.idle
+        before, before_that = Signal(), Signal()
+        m.d.sync += [before.eq(still), before_that.eq(before)]
+        revoked = e.revoke_done.any()
+        stored = (
+            e.rx_ring_store.valid
+            | e.tx_ring_store.valid
+            | e.completion_ring_store.valid
+            | e.post_ring_store.valid
+        )
+        # Words are loaded between the stillness and a store; `pause` holds from one to the other.
+        settled = Signal()
+        m.d.sync += settled.eq((before & still) | (settled & e.pause))
+        self.prove(
+            m,
+            self.properties[0].name,
+            (revoked.implies(e.pause & before & before_that) & stored.implies(e.pause & settled)),
+        )
+        after = [
+            fsm.ongoing(name)
+            for name in (
+                "revoke", "load queue", "store queue", "load posts", "store posts",
+                "all queues off",
+            )
+        ]  # fmt: skip
+        self.helper(m, sum(after[1:], start=after[0]).any().implies(settled))
+        for name in ("to revoke", "to reset", "for queue", "for posts"):
+            self.helper(m, fsm.ongoing(f"settle {name}").implies(before))
+
+        # -- the row of an arbitrary region --
+        region = self.constant(m, 1, "region")
+        ours = e.region_write & (e.region_index == region)
+        row = e.region_row
+        live = Signal()
+        revoke_done, region_done = (s.bit_select(region, 1) for s in (e.revoke_done, e.region_done))
+        with m.If(ours):
+            m.d.sync += live.eq(row.live)
+        registered = Signal()  # since the last revoke a registration was done
+        m.d.sync += registered.eq((registered & ~revoke_done) | region_done)
+        self.prove(
+            m,
+            self.properties[1].name,
+            revoke_done.implies(ours & ~row.live) & (live.implies(registered)),
+        )
+        self.helper(m, (e.region_live.bit_select(region, 1)) == live)
+        quiet = [fsm.ongoing(n) for n in ("check region", "clear elements", "sweep")]
+        self.helper(m, (quiet[1] | quiet[2]) | (row.as_value() == 0) | fsm.ongoing("idle"))
+        cleared_tables = [fsm.ongoing(n) for n in ("idle", "clear tables", "clear next")]
+        self.helper(m, (number < 2) | (cleared_tables[0] | cleared_tables[1] | cleared_tables[2]))
+
+        # -- soundness --
+        limit = 1 << p.address_bits
+        end = Signal(64)
+        m.d.comb += end.eq(row.base + (row.elements << row.log2_element_bytes))
+        sound = (
+            (row.base[:12] == 0)
+            & (end <= limit)
+            & (row.log2_element_bytes >= 8)
+            & (row.log2_element_bytes <= 14)
+            & (row.elements != 0)
+            & (row.postable <= row.elements)
+            & (row.postable <= p.postable_max)
+            & (row.owner != 0)
+        )
+        self.prove(m, self.properties[2].name, (e.region_write & row.live).implies(sound))
+        self.helper(m, (quiet[1] | quiet[2]).implies(sound & row.live))
+
+        # -- swept --
+        cleared = Signal()
+        taken = e.element_clear.valid & e.element_clear.ready & (e.element_clear.payload == region)
+        with m.If(taken):
+            m.d.sync += cleared.eq(1)
+        with m.Elif(revoke_done | ours):
+            m.d.sync += cleared.eq(0)
+        self.prove(
+            m,
+            self.properties[3].name,
+            (ours & row.live).implies(cleared & ~e.element_busy),
+        )
+        self.helper(m, (quiet[2] & (number == region)).implies(cleared))
