@@ -152,8 +152,8 @@ class TransmitSpec(Spec):
                 Mutant(
                     "a refused descriptor leaves the account early",
                     "hdsnic.tx.transmit",
-                    "under_way + begun - gather.retire.valid",
-                    "under_way + begun - (gather.retire.valid | failed)",
+                    "parser.items.payload.finish) - gather.retire.valid",
+                    "parser.items.payload.finish) - (gather.retire.valid | failed)",
                 ),
             ),
             depth=12,
