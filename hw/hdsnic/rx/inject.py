@@ -1,7 +1,8 @@
-"""Injector: frames that a command made, between those from the wire.
+"""Injector: frames of PLACE commands among those from the wire, in front of the egress.
 
-Between ingress and egress. A PLACE's frame goes through egress like any other, so that buffers are
-claimed, counted and completed in one place.
+PLACE moves bytes that lie in header memory into posted buffers. They go the way of a frame that is
+all payload, so that nothing but the egress ever writes into an application's memory. Here the two
+sources become one, a whole frame at a time.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -13,71 +14,87 @@ from .storage import StreamFifo
 
 __all__ = ["Injector"]
 
-_AHEAD = 16
-"""Frames that egress may take before it takes their beats."""
+_WIRE_FRAMES_MAX = 16
+"""Frames from the wire that may pass while one of a command waits."""
+_FRAMES = 16
+"""Frames that may pass before the first of them has its last beat taken: more than egress places
+ahead of its splitter."""
 
 
 class Injector(wiring.Component):
-    """Joins two sources of frames; a frame's beats follow in the order of frames.
+    """Merges the frames of two sources, and the beats of each in the order of the frames.
 
-    No latency; a frame and a beat a cycle; beats pass from the cycle after their frame was taken on
-    (egress takes none earlier). A placed frame goes after a frame from the wire at most, and the
-    wire goes on behind each. Once `frames.valid` is 1 the choice stands until it is taken.
-    Whoever places a frame must have all of its beats: the wire waits behind them.
+    No latency, a frame and a beat a cycle. The wire goes first; a frame of a command passes when
+    the wire offers none, and at the latest after 16 frames of the wire. Back-pressure reaches the
+    source whose turn it is. The beats of a frame may come before it, but are taken in a later cycle
+    than the frame.
+
+    The beats of a frame of a command are to be there, all of them, when it is offered: those of the
+    wire wait behind them.
+
+    Ports
+    -----
+    wire_frames, wire_beats: from `Ingress`. place_frames, place_beats: of PLACE commands. frames,
+    beats: for `Egress`.
     """
 
     def __init__(self, parameters):
-        p = parameters
-        frame = stream.Signature(SteeredFrame(p))
-        beat = stream.Signature(FrameBeat(p.bus_bytes))
+        self.parameters = parameters
+        frames = stream.Signature(SteeredFrame(parameters))
+        beats = stream.Signature(FrameBeat(parameters.bus_bytes))
         super().__init__(
             {
-                "wire_frames": In(frame),
-                "wire_beats": In(beat),
-                "place_frames": In(frame),
-                "place_beats": In(beat),
-                "frames": Out(frame),
-                "beats": Out(beat),
+                "wire_frames": In(frames),
+                "wire_beats": In(beats),
+                "place_frames": In(frames),
+                "place_beats": In(beats),
+                "frames": Out(frames),
+                "beats": Out(beats),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.order = order = StreamFifo(1, _AHEAD)
-        placed, placed_last, held, held_placed = Signal(), Signal(), Signal(), Signal()
-        wire, place, out = self.wire_frames, self.place_frames, self.frames
-        with m.If(held):
-            m.d.comb += placed.eq(held_placed)
-        with m.Else():
-            m.d.comb += placed.eq(place.valid & (~placed_last | ~wire.valid))
-        moved = Signal()
-        m.d.comb += [
-            out.valid.eq(Mux(placed, place.valid, wire.valid) & order.input.ready),
-            out.payload.eq(Mux(placed, place.payload.as_value(), wire.payload.as_value())),
-            moved.eq(out.valid & out.ready),
-            wire.ready.eq(moved & ~placed),
-            place.ready.eq(moved & placed),
-            order.input.valid.eq(moved),
-            order.input.payload.eq(placed),
-        ]
-        m.d.sync += [held.eq(out.valid & ~out.ready), held_placed.eq(placed)]
-        with m.If(moved):
-            m.d.sync += placed_last.eq(placed)
+        m.submodules.turns = turns = StreamFifo(1, _FRAMES)  # 1: of a command
 
-        source, beats = order.output.payload, self.beats
+        passed = Signal(range(_WIRE_FRAMES_MAX + 1))  # of the wire, while one of a command waits
+        held, choice, placing = Signal(), Signal(), Signal()
+        m.d.comb += placing.eq(
+            Mux(
+                held,
+                choice,
+                self.place_frames.valid & (~self.wire_frames.valid | (passed == _WIRE_FRAMES_MAX)),
+            )
+        )
+        chosen_valid, moves = Signal(), Signal()
         m.d.comb += [
-            beats.valid.eq(
-                order.output.valid & Mux(source, self.place_beats.valid, self.wire_beats.valid)
+            chosen_valid.eq(Mux(placing, self.place_frames.valid, self.wire_frames.valid)),
+            self.frames.payload.eq(
+                Mux(placing, self.place_frames.payload, self.wire_frames.payload)
             ),
-            beats.payload.eq(
-                Mux(
-                    source,
-                    self.place_beats.payload.as_value(),
-                    self.wire_beats.payload.as_value(),
-                )
+            self.frames.valid.eq(chosen_valid & turns.input.ready),
+            moves.eq(self.frames.valid & self.frames.ready),
+            self.place_frames.ready.eq(moves & placing),
+            self.wire_frames.ready.eq(moves & ~placing),
+            turns.input.payload.eq(placing),
+            turns.input.valid.eq(moves),
+        ]
+        # An offer stands until it is taken.
+        m.d.sync += [held.eq(self.frames.valid & ~self.frames.ready), choice.eq(placing)]
+        with m.If(moves):
+            m.d.sync += passed.eq(Mux(placing | ~self.place_frames.valid, 0, passed + 1))
+
+        beat = self.beats
+        place = turns.output.payload
+        last = Signal()
+        m.d.comb += [
+            beat.payload.eq(Mux(place, self.place_beats.payload, self.wire_beats.payload)),
+            beat.valid.eq(
+                turns.output.valid & Mux(place, self.place_beats.valid, self.wire_beats.valid)
             ),
-            self.wire_beats.ready.eq(order.output.valid & ~source & beats.ready),
-            self.place_beats.ready.eq(order.output.valid & source & beats.ready),
-            order.output.ready.eq(beats.valid & beats.ready & beats.payload.last),
+            last.eq(beat.valid & beat.ready & beat.payload.last),
+            self.wire_beats.ready.eq(turns.output.valid & ~place & beat.ready),
+            self.place_beats.ready.eq(turns.output.valid & place & beat.ready),
+            turns.output.ready.eq(last),
         ]
         return m
