@@ -53,12 +53,13 @@ class GatherSpec(Spec):
                     "segment_left.eq(segment)",
                 ),
             ),
-            depth=8,
+            depth=14,
         ),
     )
 
     def build(self, m):
-        p = Parameters(bus_bytes=8, queues=2, frame_bytes_max=1514, address_bits=32)
+        # A wide bus, so that a segment is few beats and mutants show early.
+        p = Parameters(bus_bytes=32, queues=2, frame_bytes_max=1514, address_bits=32)
         gather = self.block(m, "gather", Gather(p))
         self.free_ports(m, gather)
         self.stream_holds(m, gather.jobs)
@@ -151,10 +152,10 @@ class TransmitSpec(Spec):
                     "reads.eq(~scheduler.quiet)",
                 ),
                 Mutant(
-                    "a refused descriptor leaves the account early",
+                    "a descriptor that begins as one retires is not counted",
                     "hdsnic.tx.transmit",
-                    "parser.items.payload.finish) - gather.retire.valid",
-                    "parser.items.payload.finish) - (gather.retire.valid | failed)",
+                    "under_way + begun - gather.retire.valid",
+                    "under_way + (begun & ~gather.retire.valid) - gather.retire.valid",
                 ),
             ),
             depth=12,
