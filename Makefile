@@ -26,6 +26,9 @@ test-quick: setup ## tests of the software alone: no simulation, no kernel peer
 bench-hw: setup ## cycles a frame of the whole card, every byte checked (ARGS=--check: against targets)
 	@PYTHONPATH=tests $(RUN)/python -m bench.hardware $(ARGS)
 
+formal: setup ## prove the invariants without bound, kill a mutant of each (ARGS="commit" for one block)
+	@$(RUN)/python tests/formal/run.py $(ARGS)
+
 sim: setup ## one hardware bench: make sim BENCH=parse WAVES=1 leaves build/waves/*.vcd
 	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=parse WAVES=1; there are:"; \
 	    find tests/rtl -name 'test_*.py' | sed 's|.*/test_|  |; s|\.py$$||' | sort; exit 1; }

@@ -80,12 +80,13 @@ class ElementStatesSpec(Spec):
         marked = concerns(states.mark) & states.mark.ready
         cleared = concerns(states.finish) | (concerns(states.discard) & states.discard.ready)
         posted = Signal()
-        self.assume(m, (marked & cleared).implies(posted))
         swept_now = states.sweep.valid & states.sweep.ready
         sweeping = Signal()  # its region
         clean = Signal()  # and no mark of it since that began
         known = Signal()
         end = sweeping & ~states.busy
+        # Of a mark and a clear in one cycle the clear is of what was marked before.
+        self.assume(m, (marked & cleared).implies(posted & ~(end & clean)))
         with m.If(swept_now & (states.sweep.payload == element.region)):
             m.d.sync += [sweeping.eq(1), known.eq(0), clean.eq(~marked)]
         with m.Else():
@@ -122,6 +123,7 @@ class ElementStatesSpec(Spec):
         self.helper(m, (states.busy & (v.region == element.region)).implies(sweeping))
         self.helper(m, (v.sweep_now & (v.marks_write.addr == at)).implies(sweeping))
         self.helper(m, v.sweep_now.implies(v.marks_write.addr == v.clears_write.addr))
+        self.helper(m, ~(v.sweep_now & (v.mark_now | v.clear_now)))
         self.helper(m, v.line <= 2)
         self.helper(m, v.sweeping.implies(v.line < 2))
         self.helper(m, ~(known & sweeping))

@@ -11,6 +11,7 @@ ORDER = (
 """Fields of a connection of which the first is never above the second."""
 ADVANCING = ("snd_una", "snd_max", "snd_end", "rcv_nxt", "rcv_adv")
 """Fields that never go back while a row belongs to one connection."""
+HEADS = {"send": "send_head", "piece": "piece_head", "range": "ranges_head"}
 SENDS = (states.ESTABLISHED, states.CLOSE_WAIT, states.FIN_WAIT_1, states.CLOSING, states.LAST_ACK)
 
 
@@ -37,17 +38,20 @@ def lists_of(s, tables, queue):
     for name, field, each in (
         ("send", "next", tables.SENDS_PER_QUEUE),
         ("piece", "next", tables.PIECES_PER_QUEUE),
+        ("range", "next", tables.RANGES_PER_QUEUE),
     ):
         lowest = queue * each
         links = s[f"{name}s"][field][lowest : lowest + each].tolist()
         used = walk(q[f"free_{name}"], links, lowest, each)
         for k in live:
-            own = walk(rows[k][f"{name}_head"], links, lowest, each)
+            own = walk(rows[k][HEADS[name]], links, lowest, each)
             assert len(own) == rows[k][f"{name}s"], f"{name}s of row {k}"
             if name == "send":
                 sends_in_order(s, rows[k], own)
-            else:
+            elif name == "piece":
                 pieces_in_order(s, rows[k], own)
+            else:
+                ranges_in_order(s, rows[k], own)
             used += own
         assert len(used) == len(set(used)) == each, f"a {name} is lost or in two lists"
     for name in ("promised", "starved", "waiting"):
@@ -76,6 +80,17 @@ def pieces_in_order(s, c, own):
         assert row["seq"] >= at and row["length"] > 0, "pieces overlap"
         at = int(row["seq"] + row["length"])
     assert not own or at <= c["rcv_adv"]
+
+
+def ranges_in_order(s, c, own):
+    """What the peer reported lies above snd_una, in order, with holes between, and is summed up."""
+    at, total = int(c["snd_una"]), 0
+    for index in own:
+        row = s["ranges"][index]
+        assert at < row["start"] < row["end"] <= c["snd_max"] or row["start"] == at == c["snd_una"]
+        total += int(row["end"] - row["start"])
+        at = int(row["end"])
+    assert total == c["sacked_bytes"]
 
 
 def numbers(s, index, c):

@@ -81,8 +81,8 @@ def send_window(s, c):
     if c["sack_ok"]:
         # what the peer has is not on the path any more
         window += sacked_below(s, c, c["snd_nxt"])
-    elif c["recovery"] == 0:
-        window += min(c["dup_acks"], 2) * c["mss"]  # limited transmit (RFC 3042)
+    elif c["recovery"] == 0 and c["snd_nxt"] == c["snd_max"]:
+        window += min(c["dup_acks"], 2) * c["mss"]  # limited transmit: new data (RFC 3042)
     return c["snd_una"] + min(window, c["snd_wnd"])
 
 

@@ -149,10 +149,11 @@ def send_holes(s, index, rescue):
                 return False
             c["high_rxt"] = sent_to
             continue
-        if rescue and c["rescue_rxt"] <= c["snd_una"] and c["high_rxt"] < c["snd_max"]:
+        if rescue and c["rescue_rxt"] <= c["snd_una"]:
             start, end = scoreboard.highest_hole(s, c)
-            retransmit(s, index, max(start, end - c["mss"]), end)
-            c["rescue_rxt"] = c["recover"]
-            return False
+            if c["high_rxt"] < end:  # else it has just gone
+                retransmit(s, index, max(start, end - c["mss"]), end)
+                c["rescue_rxt"] = c["recover"]
+                return False
         return True
     return False

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hdstack.tcp.events import Option
+
 __all__ = [
     "ANY", "APPLICATION", "CONFIGURATION", "ICMP_KINDS", "Call", "Icmp", "Script", "ScriptError",
     "SegmentText", "Step", "When", "format_segment", "load", "parse",
@@ -32,7 +34,7 @@ ICMP_KINDS = {
 }
 
 APPLICATION = {
-    "listen": "listen [port N]",
+    "listen": "listen [port N] [backlog N]",
     "unlisten": "unlisten",
     "connect": "connect",
     "accept": "accept",
@@ -40,7 +42,8 @@ APPLICATION = {
     "read": "read BYTES",
     "drain": "drain",
     "shutdown": "shutdown",
-    "close": "close",
+    "close": "close [linger SECONDS]",
+    "set": "set OPTION N [refused REASON]",
     "abort": "abort",
     "closed": "closed [REASON]",
     "die": "die",
@@ -282,11 +285,14 @@ def _call(text, fail):
         )
     name, arguments = words[0], words[1:]
     form = APPLICATION[name]
-    least = 0 if "[" in form or len(form.split()) == 1 else 1
+    least = len(form.partition("[")[0].split()) - 1 if name != "expect" else 1
     if len(arguments) < least or (len(form.split()) == 1 and arguments):
         fail(f"'{text}' is incomplete or has too much", f"the form is: {form}")
     if name in ("send", "read", "peer", "flood"):
         arguments = [_number(arguments[0], name, fail)]
+    if name == "set" and arguments[0].upper() not in Option.__members__:
+        known = ", ".join(option.name.lower() for option in Option)
+        fail(f"'{arguments[0]}' is no option", f"options are: {known}")
     if name == "expect":
         _check_expect(arguments, form, fail)
     return Call(name, arguments)

@@ -5,12 +5,12 @@ from script_language import ANY, Script, ScriptError, SegmentText, format_segmen
 from script_wire import Peer, arp_answer, build, build_icmp, differences, read, relative
 from tcp_host import ELEMENT, GENERATION, MS, QUEUE, REGION, Host, S
 
-from hdstack.tcp.events import CloseReason, EventKind, RequestKind
+from hdstack.tcp.events import NO_LINGER, CloseReason, EventKind, Option, RequestKind
 
 PEER_PORT = 40000
 FLOOD_PORTS = range(10000, 30000)
 FLOOD_SYN = SegmentText(2, 0, 0, window=65535, options=[("mss", 1460)])
-EVER = 3600 * S
+FOREVER = (1 << 62) - 1
 __all__ = ["Mismatch", "Runner"]
 
 OPERATORS = {
@@ -131,6 +131,8 @@ class Runner:
             event = events[self.events_seen]
             self.events_seen += 1
             kind = event["kind"]
+            if event["port"] in FLOOD_PORTS and kind == EventKind.ACCEPTED:
+                continue
             if kind == EventKind.ACCEPTED:
                 peer = next(p for p in self.peers.values() if p.port == event["port"])
                 peer.connection = event["connection"]
@@ -158,7 +160,7 @@ class Runner:
             self.host.now = max(following, self.host.now)
         else:
             self.fail("timers do not come to rest", "")
-        if until < EVER + self.host.now:
+        if until < FOREVER:
             self.host.now = max(until, self.host.now)
         self.serve_waits()
 
@@ -214,9 +216,8 @@ class Runner:
 
     def expect_segment(self, when, target):
         expected = self.step.what
-        now = self.host.now
         last = self.base + when.window if when.window is not None else target
-        limit = now + EVER if when.any else last + self.tolerance
+        limit = FOREVER if when.any else last + self.tolerance
         self.advance(limit, stop_at_segment=True)
         text = f"{self.label(self.peer)}> {format_segment(expected)}"
         due = "at any time" if when.any else self.at(target)
@@ -330,9 +331,11 @@ class Runner:
     # other calls
 
     def call_listen(self, *words):
-        port = int(words[1]) if words else 80
-        self.peer.local_port = port
-        self.host.listen(port)
+        named = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+        self.peer.local_port = named.get("port", 80)
+        self.host.request(
+            RequestKind.LISTEN, socket=5, port=self.peer.local_port, length=named.get("backlog", 0)
+        )
 
     def call_unlisten(self):
         self.host.request(RequestKind.UNLISTEN, connection=self.listener)
@@ -354,8 +357,17 @@ class Runner:
     def call_shutdown(self):
         self.host.shutdown(self.peer.connection)
 
-    def call_close(self):
-        self.host.shutdown(self.peer.connection)
+    def call_close(self, *linger):
+        ms = round(1000 * float(linger[1])) if linger else NO_LINGER
+        self.host.request(RequestKind.CLOSE, connection=self.peer.connection, length=ms)
+
+    def call_set(self, name, value, *refused):
+        self.host.request(
+            RequestKind.OPTION, connection=self.peer.connection, port=int(Option[name.upper()]),
+            length=int(value, 0),
+        )  # fmt: skip
+        reason = self.host.last(EventKind.OPTION)["reason"].name
+        self.same(f"set {name}", refused[1] if refused else "NORMAL", reason)
 
     def call_abort(self):
         self.host.abort(self.peer.connection)

@@ -5,6 +5,7 @@
 
 import os
 import random
+import struct
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,14 @@ def test_over_a_hostile_link_streams_arrive_whole_and_tables_add_up_after_each_e
 NEAR = st.sampled_from(
     [0, 1, -1, 2, 100, 1459, 1460, 1461, 5840, 65535, -65536, 1 << 30, 1 << 31, -(1 << 31), 77777]
 )
+STAMP = st.builds(
+    lambda value, echo: struct.pack(">BBBBII", 1, 1, 8, 10, value, echo),
+    st.sampled_from([0, 5000, 1_006_000, 1 << 31, 0xFFFFFFFF]),
+    st.sampled_from([0, 1, 0xFFFFFFFF]),
+)
+OPTIONS = st.one_of(st.just(b""), STAMP, st.binary(max_size=40))
+SACKED = st.lists(st.tuples(NEAR, NEAR), max_size=3)
+"""SACK blocks, relative to what was sent."""
 SEGMENT = st.tuples(
     st.just("segment"),
     st.integers(0, 255),  # flags
@@ -93,13 +102,14 @@ SEGMENT = st.tuples(
     NEAR,  # ack, relative to what we sent
     st.sampled_from([0, 0, 0, 1, 100, 1460]),  # payload
     st.sampled_from([0, 1, 1000, 65535]),  # window
-    st.binary(max_size=40),  # options
+    OPTIONS,
+    SACKED,
     st.booleans(),  # of the connection, or of a stranger
 )
 CALL = st.tuples(st.just("call"), st.sampled_from(["send", "close", "abort", "read", "connect"]))
 PAUSE = st.tuples(st.just("pause"), st.sampled_from([MS, 50 * MS, S, 61 * S]))
 STEPS = st.lists(st.one_of(SEGMENT, SEGMENT, SEGMENT, CALL, PAUSE), max_size=40)
-BEGINNINGS = ("listening", "established", "closing", "holes")
+BEGINNINGS = ("listening", "established", "options", "closing", "holes")
 
 
 class Fuzzed:
@@ -114,7 +124,8 @@ class Fuzzed:
         self.sent = 0
         if beginning == "listening":
             return
-        self.script.open(window=3000)
+        with_options = beginning in ("options", "holes")
+        self.script.open(window=3000, sack_ok=with_options, ts=beginning == "options")
         if beginning == "closing":
             self.send()
             self.host.shutdown(self.script.connection)
@@ -129,13 +140,18 @@ class Fuzzed:
                 return row
         return None
 
-    def frame(self, flags, seq, ack, length, window, options, own):
+    def frame(self, flags, seq, ack, length, window, options, sacked, own):
         row = self.row() if own else None
+        una = int(row["snd_una"]) if row is not None else 0
+        if sacked:
+            edges = [(una + edge) & 0xFFFFFFFF for block in sacked for edge in block]
+            block = struct.pack(f">BBBB{len(edges)}I", 1, 1, 5, 2 + 4 * len(edges), *edges)
+            options = (options + block)[:40]
         options += b"\0" * (-len(options) % 4)
         segment = Segment(
             self.script.address, self.host.address, self.script.sport if own else 4444, 80,
             (int(row["rcv_nxt"]) if row is not None else 1000) + seq,
-            (int(row["snd_una"]) if row is not None else 0) + ack, flags, window,
+            una + ack, flags, window,
             options + b"f" * length,
         )  # fmt: skip
         frame = bytearray(build(segment, self.host.mac, Script.MAC))
@@ -235,7 +251,7 @@ def test_spoilt_frames_raise_nothing_and_leave_the_connection_usable(seed):
     fuzzed = Fuzzed(load(False), "established")
     host = fuzzed.host
     for _ in range(50):
-        frame = bytearray(fuzzed.frame(16, 0, 0, 0, 3000, chance.randbytes(12), True))
+        frame = bytearray(fuzzed.frame(16, 0, 0, 0, 3000, chance.randbytes(12), [], True))
         for _ in range(chance.randrange(1, 6)):
             frame[chance.randrange(12, len(frame))] = chance.randrange(256)
         length = chance.randrange(1, len(frame) + 1)
