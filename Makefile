@@ -24,7 +24,10 @@ test-quick: setup ## tests of the software alone: no simulation, no kernel peer
 	@$(RUN)/python -m pytest tests/sw $(ARGS)
 
 bench-hw: setup ## cycles a frame of the whole card, every byte checked (ARGS=--check: against targets)
-	@$(RUN)/python tests/bench/hardware.py $(ARGS)
+	@PYTHONPATH=tests $(RUN)/python -m bench.hardware $(ARGS)
+
+formal: setup ## prove the invariants without bound, kill a mutant of each (ARGS="commit" for one block)
+	@$(RUN)/python tests/formal/run.py $(ARGS)
 
 sim: setup ## one hardware bench: make sim BENCH=parse WAVES=1 leaves build/waves/*.vcd
 	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=parse WAVES=1; there are:"; \

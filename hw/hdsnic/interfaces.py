@@ -54,8 +54,9 @@ class SteeredFrame(data.StructLayout):
     `payload_length` bytes after them into buffers of the application; the rest is padding. With
     HEADER_ONLY, `header_length` bytes go to `queue`'s ring. With PLACED (`rx.inject`) the whole
     frame is payload for `queue`, `header_length` is 0 and `hash` the command's cookie. From
-    RX_RECORDS on (FAIR_SHARE) the beats are passed over and counted under `queue`. Else the whole
-    frame goes to queue 0: `queue` is 0, `header_length` is `length`, `payload_length` is 0.
+    RX_RECORDS on (FAIR_SHARE) the frame has one beat, its last, which is passed over and counted
+    under `queue`. Else the whole frame goes to queue 0: `queue` is 0, `header_length` is `length`,
+    `payload_length` is 0.
     `time_stamp` is the cycle count at the frame's last beat from the MAC.
     """
 

@@ -1,11 +1,11 @@
 """The card: every block and every wire between them.
 
-Receive: MAC -> rx.Ingress (parse, verify, buffer, steer) -> rx.Egress (place, split, commit) -> two
-write ports. Transmit: two read ports -> tx.Transmit (fetch, gather, checksum) -> MAC. Set-up and
-counters: csr. Commands and completions: command.
+Receive: MAC -> rx.Ingress (parse, verify, buffer, steer) -> rx.Injector (placed frames join) ->
+rx.Egress (place, split, commit) -> two write ports. Transmit: two read ports -> tx.Transmit (fetch,
+gather, segment, checksum) -> MAC. Set-up and counters: csr. Commands and completions: command.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -16,11 +16,15 @@ from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
 from .rx.egress import Egress
 from .rx.ingress import LOOKUP_CYCLES, Ingress
+from .rx.inject import Injector
 from .tx.transmit import Transmit
 
 __all__ = ["FEATURES", "Nic"]
 
-FEATURES = ("exact_rules", "rss", "udp_split", "commands", "moderation")
+FEATURES = (
+    "exact_rules", "rss", "udp_split", "chains", "time_stamps", "tso", "vlan_insertion", "commands",
+    "tx_rate", "moderation",
+)  # fmt: skip
 """What the card can do, as the register FEATURES tells it: the fields that are 1."""
 
 
@@ -53,6 +57,7 @@ class Nic(wiring.Component):
         p = self.parameters
         m.submodules.from_mac = from_mac = FrameFromMAC(p.bus_bytes)
         m.submodules.ingress = ingress = Ingress(p)
+        m.submodules.injector = injector = Injector(p)
         m.submodules.egress = egress = Egress(p)
         m.submodules.transmit = transmit = Transmit(p)
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
@@ -62,16 +67,29 @@ class Nic(wiring.Component):
         m.submodules.tx_indices = tx_indices = TransmitIndices(p)
         m.submodules.commands = commands = CommandEngine(p)
         m.submodules.completions = completions = CompletionWriter(p)
-        m.submodules.header_write = header_write = WritePort(p, 3)
-        m.submodules.header_read = header_read = ReadPort(p, 2)
-        m.submodules.payload_write = payload_write = WritePort(p, 1)
-        m.submodules.payload_read = payload_read = ReadPort(p, 2)
+        ports = {
+            "header_write": WritePort(p, 3), "header_read": ReadPort(p, 2),
+            "payload_write": WritePort(p, 1), "payload_read": ReadPort(p, 2),
+        }  # fmt: skip
+        header_write, header_read, payload_write, payload_read = ports.values()
+        for name, port in ports.items():
+            # Nothing is under way then but what a failed memory owes: the blocks have had errors.
+            revive = Signal(name=f"{name}_revive")
+            m.d.comb += [
+                revive.eq(registers.port_reset & port.failed),
+                port.timeout.eq(registers.port_timeout),
+            ]
+            m.submodules[name] = ResetInserter(revive)(port)
 
         # -- bytes, in the order of their way --------------------------------------------------
         connect(m, flipped(self.s_axis_rx), from_mac.axis)
         connect(m, from_mac.beats, ingress.mac)
-        connect(m, ingress.frames, egress.frames)
-        connect(m, ingress.beats, egress.beats)
+        connect(m, ingress.frames, injector.wire_frames)
+        connect(m, ingress.beats, injector.wire_beats)
+        connect(m, commands.place_frames, injector.place_frames)
+        connect(m, commands.place_beats, injector.place_beats)
+        connect(m, injector.frames, egress.frames)
+        connect(m, injector.beats, egress.beats)
         connect(m, egress.header, header_write.clients[0])
         connect(m, egress.payload, payload_write.clients[0])
         connect(m, egress.posts, payload_read.clients[0])
@@ -82,6 +100,9 @@ class Nic(wiring.Component):
         connect(m, commands.read, header_read.clients[1])
         connect(m, commands.completions, completions.commands)
         connect(m, completions.write, header_write.clients[2])
+        faults = (egress.rx_fault, egress.post_fault, transmit.tx_fault)
+        for fault, sink in zip(faults, completions.faults, strict=True):
+            connect(m, fault, sink)
         connect(m, completions.index, tx_indices.completions)
         connect(m, transmit.index, tx_indices.transmit)
         connect(m, egress.index, index.rx_update)
@@ -106,6 +127,7 @@ class Nic(wiring.Component):
             (registers.rx_consumer, egress.rx_consumer),
             (registers.post_producer, egress.post_producer),
             (registers.tx_ring_store, transmit.tx_ring_store),
+            (registers.tx_share_store, transmit.share_store),
             (registers.completion_ring_store, completions.ring_store),
             (registers.completion_consumer, completions.consumer),
             (registers.tx_producer, transmit.tx_producer),
@@ -145,7 +167,12 @@ class Nic(wiring.Component):
             registers.exact_busy.eq(ingress.exact_busy),
             commands.exact_busy.eq(ingress.exact_busy),
             ingress.mac_address.eq(registers.mac_address),
+            egress.time_stamps.eq(registers.time_stamps),
             transmit.transmit.eq(registers.transmit),
+            transmit.stop_on_refusal.eq(registers.stop_on_refusal),
+            transmit.mac_stalled.eq(to_mac.stalled),
+            to_mac.timeout.eq(registers.port_timeout),
+            registers.mac_stalled.eq(to_mac.stalled),
             regions.write.eq(registers.region_write),
             regions.write_index.eq(registers.region_index),
             regions.write_row.eq(registers.region_row),
@@ -155,11 +182,11 @@ class Nic(wiring.Component):
             registers.idle.eq(egress.idle & transmit.idle & completions.idle & index.idle),
             registers.tx_stopped.eq(transmit.stopped),
             registers.looked_up.eq(ingress.looked_up),
+            registers.injected.eq(injector.place_frames.valid & injector.place_frames.ready),
             registers.completed.eq(egress.completed),
             registers.completion_lost.eq(completions.lost),
-            registers.port_errors.eq(
-                Cat(header_write.error, header_read.error, payload_write.error, payload_read.error)
-            ),
+            registers.port_errors.eq(Cat(port.error for port in ports.values())),
+            registers.port_failed.eq(Cat(port.failed for port in ports.values())),
             self.irq.eq(registers.irq),
         ]
         self._counters(
@@ -173,7 +200,10 @@ class Nic(wiring.Component):
                 "rx_bytes": (ingress.frame_done, ingress.frame_bytes),
                 "tx_frames": (transmit.frame_done, 1),
                 "tx_bytes": (transmit.frame_done, transmit.frame_bytes),
-                "tx_flushed": (to_mac.flushed, 1),
+                "tx_flushed": (
+                    to_mac.flushed | transmit.frame_discarded,
+                    to_mac.flushed + transmit.frame_discarded,
+                ),
             },
         )  # fmt: skip
         return m

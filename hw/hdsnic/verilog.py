@@ -1,5 +1,7 @@
 """The card as one Verilog file, with the flat port names that AXI models find by prefix."""
 
+import re
+
 from amaranth.back import verilog
 from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal, Signal
 from amaranth.lib.wiring import Flow
@@ -30,10 +32,23 @@ def generate(parameters: Parameters, name: str = "hdsnic") -> str:
         else:
             m.d.comb += port.eq(value)
         ports[flat] = (port, None)
-    return verilog.convert(
+    text = verilog.convert(
         m,
         name=name,
         ports=dict(ports.items()),
         emit_src=False,
         strip_internal_attrs=True,
+    )
+    return _CONSTANT_PART.sub(_once, text)
+
+
+# A constant part of a signal whose other parts are driven by processes: nothing ever wakes its
+# `always @*` in a simulator.
+_CONSTANT_PART = re.compile(r"^  always @\*\n    (.+ = \d+'[bdh][0-9a-f_]+;)\n", re.MULTILINE)
+
+
+def _once(found: re.Match) -> str:
+    """The same for synthesis; for simulators, set once at the start."""
+    return (
+        f"`ifdef SYNTHESIS\n  always @*\n    {found[1]}\n`else\n  initial {found[1]}\n`endif\n"
     )

@@ -1,8 +1,9 @@
 """`compiled`: numba's njit with one compile cache that notices every change of the sources.
 
 numba's own cache looks at the file of the cached function only, not at the files of the functions
-that it calls. So the cache directory is named by a hash of all sources that are ever compiled; it
-lies in `HDSNIC_CACHE`, else in `build/cache` of the checkout, else in the user's cache directory.
+that it calls. So the cache directory is named by a hash of all sources that are ever compiled, and
+of the tables' sizes; it lies in `HDSNIC_CACHE`, else in `build/cache` of the checkout, else in the
+user's cache directory.
 With NUMBA_DISABLE_JIT=1 the same functions run interpreted.
 """
 
@@ -40,6 +41,7 @@ def _writable(directory: Path) -> bool:
 def cache_directory() -> Path | None:
     """Where compiled code is kept; None where no directory can be written."""
     digest = hashlib.sha256(numba.__version__.encode())
+    digest.update(os.environ.get("HDSNIC_CONNECTIONS", "").encode())
     for path in _sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     homes = []

@@ -96,10 +96,7 @@ class BenchCard:
         self._access(1, page + register.at(index), value)
 
     def features(self) -> dict[str, int]:
-        try:
-            return abi.CONTROL.FEATURES.unpack(self.read(abi.CONTROL.FEATURES))
-        except BenchError:
-            return abi.CONTROL.FEATURES.unpack(0)
+        return abi.CONTROL.FEATURES.unpack(self.read(abi.CONTROL.FEATURES))
 
     def counter(self, address: int) -> int:
         return self._access(0, address, 0) | self._access(0, address + 4, 0) << 32

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from card import MAC, PORT
+from bench.card import MAC, PORT
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 

@@ -11,10 +11,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from card import BenchCard, BenchError
+from bench.card import BenchCard, BenchError
+from bench.scenes import Load, Result, run, time_one
 from rich.console import Console
 from rich.table import Table
-from scenes import Load, Result, run, time_one
 
 ROOT = Path(__file__).resolve().parents[2]
 JSON = ROOT / "build" / "bench" / "hw.json"

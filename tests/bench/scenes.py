@@ -6,8 +6,8 @@ Nothing here is timed on the host: all figures are cycles of the simulated clock
 from dataclasses import dataclass, field
 
 import numpy as np
-from card import BenchCard, BenchError, Region
-from frames import HEADER_BYTES, descriptor, received, segments, template
+from bench.card import BenchCard, BenchError, Region
+from bench.frames import HEADER_BYTES, descriptor, received, segments, template
 
 from hdsnic import abi
 from hdsnic.abi import PostOutcome, RxOutcome, TxOutcome

@@ -38,9 +38,7 @@ class ReferenceCheckSpec(Spec):
                     "(row.owner != owner_read.data) | (row.owner == 0)",
                     "row.owner == 0",
                 ),
-                Mutant(
-                    "a region without owner is read", _MODULE, " | (row.owner == 0)", ""
-                ),
+                Mutant("a region without owner is read", _MODULE, " | (row.owner == 0)", ""),
                 Mutant("NIC_READ is not asked for", _MODULE, "m.Elif(~row.nic_read)", "m.Elif(0)"),
                 Mutant(
                     "the end of the region is not looked at",
@@ -48,9 +46,7 @@ class ReferenceCheckSpec(Spec):
                     "((end > size) | (last_address",
                     "((last_address",
                 ),
-                Mutant(
-                    "addresses wrap", _MODULE, " | (last_address >= 1 << p.address_bits)", ""
-                ),
+                Mutant("addresses wrap", _MODULE, " | (last_address >= 1 << p.address_bits)", ""),
                 Mutant(
                     "a refused descriptor's pieces are committed",
                     _MODULE,
@@ -67,8 +63,8 @@ class ReferenceCheckSpec(Spec):
         ),
         Property(
             "R19 all pieces of a descriptor come out, or none",
-            "As many pieces come out as the jobs with verdict SENT have references, so none is taken "
-            "for another descriptor's.",
+            "As many pieces come out as the jobs with verdict SENT have references, so none is "
+            "taken for another descriptor's.",
             (
                 Mutant(
                     "a refused descriptor's pieces stay",
@@ -90,6 +86,25 @@ class ReferenceCheckSpec(Spec):
                 ),
             ),
             depth=24,
+        ),
+        Property(
+            "R17 a descriptor that is too long is refused",
+            "A job with verdict SENT fits in a frame, or, with TSO, holds `tso_bytes_max` at most; "
+            "its first segment and what follows are its payload.",
+            (
+                Mutant(
+                    "what follows is counted from the payload",
+                    _MODULE,
+                    "job.later.eq(Mux(cut, payload - judged.job.mss, 0))",
+                    "job.later.eq(Mux(cut, payload, 0))",
+                ),
+                Mutant(
+                    "the length is not looked at",
+                    _MODULE,
+                    "m.If((job.verdict == outcome.SENT) & too_long)",
+                    "m.If(0)",
+                ),
+            ),
         ),
     )
 
@@ -191,6 +206,27 @@ class ReferenceCheckSpec(Spec):
             check.pieces.valid.implies(credit != 0) & (credit == waiting + check.pieces.valid),
         )
 
+        words = job.payload
+        self.prove(
+            m,
+            self.properties[2].name,
+            good.implies(
+                Mux(
+                    words.tso,
+                    words.payload_length <= p.tso_bytes_max,
+                    words.payload_length + words.header_length <= p.frame_bytes_max,
+                )
+                & (words.segment + words.later == words.payload_length)
+                & (words.later != 0).implies(words.tso & (words.segment == words.mss))
+            ),
+        )
+        long_job = Mux(
+            v.job.tso,
+            v.job.payload_length > p.tso_bytes_max,
+            v.job.payload_length + v.job.header_length > p.frame_bytes_max,
+        )
+        self.helper(m, v.settled.implies(v.too_long == long_job))
+
         # -- helpers --
         self.helper(m, Array(owners)[0] == self.rows(v.owners)[0])
         self.helper(m, Array(owners)[1] == self.rows(v.owners)[1])
@@ -201,9 +237,7 @@ class ReferenceCheckSpec(Spec):
         self.helper(m, as_value(judged[1]) == as_value(v.judged))
         self.helper(m, found[0].implies(owner == v.owner_read.data))
         self.helper(m, at == v.address)
-        in_range = (v.end <= v.size) & (
-            at + judged[1].reference.length <= 1 << p.address_bits
-        )
+        in_range = (v.end <= v.size) & (at + judged[1].reference.length <= 1 << p.address_bits)
         self.helper(m, (pushed & (v.grant == _SENT) & in_range).implies(granted))
         depth = len(self.rows(q.memory))
         open_ = Signal.like(q.head)  # pushed, neither committed nor rolled back
@@ -214,9 +248,7 @@ class ReferenceCheckSpec(Spec):
         stages = (asked, found, judged)
         under = count_ones(valid & word.has_reference for valid, word in stages)
         budget = Signal(6)
-        m.d.comb += budget.eq(
-            filled + under + Mux(inside, p.references_max - used, 0)
-        )
+        m.d.comb += budget.eq(filled + under + Mux(inside, p.references_max - used, 0))
         self.helper(m, budget <= depth)
         self.helper(m, waiting <= filled)
         # A last item is alone in the next stage.

@@ -15,10 +15,10 @@ _DEPTH = 4
 class CommitSpec(Spec):
     """Follows an arbitrary record by its queue and producer index, and an arbitrary element.
 
-    Assumed: a claimed frame has a record, and the entries of a chain come in a row. Acknowledgements
-    come for requests that were made before, none more. Indices of one queue do not come twice (they count up; the ring is cleared in
-    between). An element is not in flight twice. All of it is proven of the neighbours, or stands in
-    docs/verification.md.
+    Assumed: a claimed frame has a record, and the entries of a chain come in a row.
+    Acknowledgements come for requests that were made before, none more. Indices of one queue do not
+    come twice (they count up; the ring is cleared in between). An element is not in flight twice.
+    All of it is proven of the neighbours, or stands in docs/verification.md.
     """
 
     depth = 2
@@ -197,9 +197,7 @@ class CommitSpec(Spec):
             here = waits & (place == k)
             self.helper(
                 m,
-                here.implies(
-                    valid & is_followed(word) & (word.claimed == claimed) & ~word.more
-                ),
+                here.implies(valid & is_followed(word) & (word.claimed == claimed) & ~word.more),
             )
             self.helper(m, (valid & is_followed(word) & ~word.more).implies(here))
             self.helper(m, (valid & word.claimed).implies(is_written(word)))
@@ -258,9 +256,7 @@ class CommitSpec(Spec):
                 ends = [end & (owed > k) for k, end in enumerate(of_chains)]
                 self.helper(m, owed == v.ends.level)
                 self.helper(m, inside == count_ones(ends) + tokens.level)
-                m.d.comb += coming.eq(
-                    count_ones(end & (needed > k) for k, end in enumerate(ends))
-                )
+                m.d.comb += coming.eq(count_ones(end & (needed > k) for k, end in enumerate(ends)))
                 for k, end in enumerate(ends):
                     self.helper(m, (needed == k + 1).implies(end))
                 self.helper(m, needed <= owed)

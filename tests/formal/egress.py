@@ -14,6 +14,7 @@ class DispatchSpec(Spec):
     """The whole egress, in any state that its registers can have: the wires between its blocks."""
 
     depth = 1
+    map_memories = False
     properties = (
         Property(
             "I1 a frame is split where its header ends",
@@ -27,7 +28,10 @@ class DispatchSpec(Spec):
                     "job.shift.eq((frame.header_length - 1)[:lane_bits])",
                 ),
                 Mutant(
-                    "a frame without a buffer is split", _MODULE, "m.If(placed.claimed):", "m.If(1):"
+                    "a frame without a buffer is split",
+                    _MODULE,
+                    "m.If(placed.claimed):",
+                    "m.If(1):",
                 ),
             ),
             depth=2,
@@ -166,7 +170,5 @@ class DispatchSpec(Spec):
         self.prove(
             m,
             self.properties[3].name,
-            egress.idle.implies(
-                v.placer.quiet & v.fetcher.idle & v.commit.empty & ~v.handles.hold
-            ),
+            egress.idle.implies(v.placer.quiet & v.fetcher.idle & v.commit.empty & ~v.handles.hold),
         )

@@ -66,8 +66,8 @@ class PlacerSpec(Spec):
         ),
         Property(
             "I2 a payload write stays inside its element",
-            "Address and length of a claimed buffer lie within the element that was claimed, and it "
-            "holds at least a byte.",
+            "Address and length of a claimed buffer lie within the element that was claimed, and "
+            "it holds at least a byte.",
             (
                 Mutant(
                     "a payload longer than its buffer is claimed",
@@ -91,11 +91,32 @@ class PlacerSpec(Spec):
             depth=12,
         ),
         Property(
+            "I2 a chain holds its payload, no more and no less",
+            "The lengths of a frame's buffers add up to its payload, and all but the last are "
+            "whole; so beats of one are never taken for another's.",
+            (
+                Mutant(
+                    "the rest of a chain is counted from the payload",
+                    _MODULE,
+                    "remaining.eq(remaining - length)",
+                    "remaining.eq(frame.payload_length - length)",
+                ),
+                Mutant(
+                    "a chain's last buffer is left out",
+                    _MODULE,
+                    "out.more.eq(sent != depth)",
+                    "out.more.eq(sent + 1 != depth)",
+                ),
+            ),
+            depth=14,
+        ),
+        Property(
             "I6 a placer that stands still claims nothing",
-            "Under `pause` a quiet placer stays quiet: it takes no frame, claims and discards "
-            "nothing.",
+            "Under `pause` or `hold` a quiet placer stays quiet: it takes no frame, claims and "
+            "discards nothing.",
             (
                 Mutant("a frame is begun under pause", _MODULE, "& ~self.pause\n", "\n"),
+                Mutant("a frame is begun under hold", _MODULE, "& ~self.hold\n", "\n"),
                 Mutant(
                     "quiet while a chain is handed on",
                     _MODULE,
@@ -144,7 +165,10 @@ class PlacerSpec(Spec):
             "A record never reaches beyond the cells that software has handed back.",
             (
                 Mutant(
-                    "space is not looked at", _MODULE, "space.eq(used + needed <= cells)", "space.eq(1)"
+                    "space is not looked at",
+                    _MODULE,
+                    "space.eq(used + needed <= cells)",
+                    "space.eq(1)",
                 ),
                 Mutant(
                     "a consumer doorbell may pass the producer",
@@ -215,9 +239,7 @@ class PlacerSpec(Spec):
             return (at.region == region) & (at.element == element)
 
         for handle in (placer.handle, placer.following):
-            self.assume(
-                m, followed(handle.at).implies(handle.generation == generation)
-            )
+            self.assume(m, followed(handle.at).implies(handle.generation == generation))
 
         placed = placer.placed.payload
         claimed = placer.placed.valid & placed.claimed
@@ -249,16 +271,31 @@ class PlacerSpec(Spec):
             m, self.properties[1].name, ours.implies(lies_inside(placed.address, placed.length))
         )
 
+        total, with_this = Signal(16), Signal(16)
+        handed_on = placer.placed.valid & placer.placed.ready & placed.claimed
+        m.d.comb += with_this.eq(total + placed.length)
+        with m.If(placer.frames.ready):
+            m.d.sync += total.eq(0)
+        with m.Elif(handed_on):
+            m.d.sync += total.eq(with_this)
+        whole = placed.length == (1 << row.log2_element_bytes)
+        self.prove(
+            m,
+            self.properties[2].name,
+            (handed_on & ~placed.more).implies(with_this == frame.payload_length)
+            & (ours & placed.more).implies(whole),
+        )
+
         # -- stillness --
         was_still = Signal()
-        m.d.sync += was_still.eq(still)
+        m.d.sync += was_still.eq((placer.pause | placer.hold) & placer.quiet)
         nothing = ~(
             placer.frames.ready | placer.pop | placer.replace | placer.discard.valid
             | placer.placed.valid
         )  # fmt: skip
         self.prove(
             m,
-            self.properties[2].name,
+            self.properties[3].name,
             placer.quiet.implies(nothing) & (was_still).implies(placer.quiet),
         )
 
@@ -291,23 +328,36 @@ class PlacerSpec(Spec):
             m.d.sync += gone.eq(gone + 1)
         ends = handed & ~placed.more
         was_queue, was_busy, took = Signal.like(placer.queue), Signal(), Signal()
+        was_quiet = Signal()
+        m.d.sync += was_quiet.eq(placer.quiet & (placer.hold | placer.pause))
         m.d.sync += [
             depth_before.eq(placer.depth),
             was_queue.eq(placer.queue),
             was_busy.eq(placer.wanted),
             took.eq(placer.pop | placer.replace),
-            steady.eq((placer.depth == depth_before) & placer.wanted),
         ]
+        was_found = Signal()
+        m.d.sync += was_found.eq(placer.found)
+        # A handle that was found stays, unless it is taken (proven in `handles.py`).
+        self.assume(
+            m,
+            (was_found & (was_queue == placer.queue) & ~took & was_busy & ~was_quiet).implies(
+                placer.found
+            ),
+        )
+        m.d.comb += steady.eq(
+            (placer.depth == depth_before) & was_busy & (was_queue == placer.queue)
+        )
         self.prove(
             m,
-            self.properties[3].name,
+            self.properties[4].name,
             handed.implies((placed.at.as_value() == ats[gone]) & (gone <= placer.depth))
             & ends.implies((gone == placer.depth) & placer.frames.ready & placer.pop)
             & discarded.implies((as_value(placer.discard.payload.handle) == here) & (gone == 0))
             & (placer.pop == (ends | (discarded & (placer.depth == 0))))
             & (placer.replace == (discarded & (placer.depth != 0)))
             & placer.frames.ready.implies(ends | (gone == 0))
-            & (placer.pop | placer.replace).implies(placer.wanted)
+            & (placer.pop | placer.replace).implies(placer.wanted & steady & ~took & was_found)
             & ((placer.depth != depth_before) & (placer.depth != 0)).implies(
                 deeper & ~took & was_busy & (was_queue == placer.queue)
             ),
@@ -315,6 +365,9 @@ class PlacerSpec(Spec):
         begun = ~v.fsm.ongoing("frame")
         chaining = v.fsm.ongoing("chain")
         self.helper(m, gone == Mux(chaining, v.sent, 0))
+        self.helper(m, (begun & v.found & wants).implies(was_found & was_busy & ~took))
+        self.helper(m, begun.implies(was_queue == placer.queue))
+        self.helper(m, (chaining | (v.depth != 0)).implies(v.found))
         self.helper(m, (begun & ~deeper).implies(as_value(v.handle) == here))
         self.helper(m, (begun & deeper).implies(as_value(v.handle) == following))
         for k, entry in enumerate(self.rows(v.chain)):
@@ -347,7 +400,7 @@ class PlacerSpec(Spec):
                 m.d.sync += consumed.eq(rung_index)
         self.prove(
             m,
-            self.properties[4].name,
+            self.properties[5].name,
             (closes & (placed.outcome < RX_RECORDS)).implies(
                 (placed.producer - consumed)[:32] <= cells
             )
@@ -357,8 +410,9 @@ class PlacerSpec(Spec):
         # -- helpers --
         stored_rows = Array(as_value(r) for r in self.rows(self.view(table).rows))
         self.helper(m, stored_rows[region] == as_value(row))
-        self.helper(m, row.live.implies(
-            (row.log2_element_bytes >= 8) & (row.log2_element_bytes <= 14)))
+        self.helper(
+            m, row.live.implies((row.log2_element_bytes >= 8) & (row.log2_element_bytes <= 14))
+        )
         fsm = v.fsm
         self.helper(m, fsm.state < len(fsm.encoding))
         waiting = Signal()
@@ -385,6 +439,23 @@ class PlacerSpec(Spec):
                 ),
             )
         self.helper(m, (begun & ~fsm.ongoing("chain") & wants).implies(v.remaining != 0))
+        # Lengths of the chain so far.
+        before, sent = Signal(16), Signal(16)
+        lengths = [entry.length for entry in self.rows(v.chain)]
+        m.d.comb += [
+            before.eq(sum((Mux(v.depth > k, n, 0) for k, n in enumerate(lengths)), start=0)),
+            sent.eq(sum((Mux(v.sent > k, n, 0) for k, n in enumerate(lengths)), start=0)),
+        ]
+        of_chain = fsm.ongoing("chain")
+        last = Array(lengths)[v.depth]
+        self.helper(m, total == Mux(of_chain, sent, 0))
+        self.helper(
+            m, (begun & ~of_chain & wants).implies(before + v.remaining == frame.payload_length)
+        )
+        self.helper(m, of_chain.implies(before + last == frame.payload_length))
+        for k, entry in enumerate(self.rows(v.chain)):
+            inner = begun & (v.depth > k) & followed(entry.at)
+            self.helper(m, inner.implies(entry.length == (1 << row.log2_element_bytes)))
         self.helper(m, (begun & (v.depth != 0)).implies(wants))
         # The tables of the ring.
         rings = Array(as_value(r) for r in self.rows(v.rings))
@@ -404,8 +475,10 @@ class PlacerSpec(Spec):
         mine = begun & (frame.queue == queue)
         self.helper(m, (mine & v.enabled).implies(stored_before))
         self.helper(m, placer.enabled.bit_select(queue, 1).implies(stored_before))
-        self.helper(m, (mine & stored_before).implies((v.cells == cells) & (v.producer == produced)))
-        self.helper(m, (mine & stored_before).implies((v.used >= (produced - consumed)[:19])))
+        self.helper(
+            m, (mine & stored_before).implies((v.cells == cells) & (v.producer == produced))
+        )
+        self.helper(m, (mine & stored_before).implies(v.used >= (produced - consumed)[:19]))
         self.helper(m, (mine & stored_before).implies(v.used <= cells))
         self.helper(m, (mine & (v.depth != 0)).implies(v.enabled))
         self.helper(m, (v.needed <= 200) | ~begun)

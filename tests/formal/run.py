@@ -37,7 +37,7 @@ hierarchy -top top
 proc
 flatten
 opt_clean
-memory
+{memory}
 opt -full
 prep -top top
 [files]
@@ -72,7 +72,7 @@ def elaborate(block, spec_name, property_name, mutant_name, path):
     Path(path).write_text(rtlil.convert(fragment, name="top", ports=ports))
 
 
-def _sby(folder, *, mode, depth, engine, **what):
+def _sby(folder, spec_class, *, mode, depth, **what):
     """Elaborates into `folder` and runs sby there; returns its status and output."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -83,7 +83,14 @@ def _sby(folder, *, mode, depth, engine, **what):
         return "BROKEN", made.stderr
     config = folder / "job.sby"
     config.write_text(
-        _SBY.format(mode=mode, depth=depth, engine=engine, seconds=SECONDS_MAX, source=source)
+        _SBY.format(
+            mode=mode,
+            depth=depth,
+            engine=spec_class.engine,
+            memory="memory" if spec_class.map_memories else "memory -nomap",
+            seconds=SECONDS_MAX,
+            source=source,
+        )
     )
     tools = Path(sys.executable).parent
     done = subprocess.run(
@@ -106,6 +113,13 @@ def _step(output):
     return at[-1].rsplit("step", 1)[1].strip(" .") if at else "?"
 
 
+def _reasons(output):
+    """Of all that sby says, what failed and where; or the end of it."""
+    words = ("Assert failed", "counterexample", "ERROR", "TIMEOUT")
+    lines = [line for line in output.splitlines() if any(word in line for word in words)]
+    return "\n".join(lines or output.splitlines()[-10:])
+
+
 def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
     """Proves a specification and kills its mutants; prints their lines. True if all went well."""
     name = spec_class.__name__
@@ -114,23 +128,21 @@ def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
     if proofs:
         begin = time.monotonic()
         status, output = _sby(
-            WORK / f"{block}.{name}", mode="prove", depth=spec_class.depth,
-            engine=spec_class.engine, block=block, spec=name, property="", mutant="",
+            WORK / f"{block}.{name}", spec_class, mode="prove", depth=spec_class.depth,
+            block=block, spec=name, property="", mutant="",
         )  # fmt: skip
         spent = time.monotonic() - begin
         verdict = "proven" if status == "PASS" else f"NOT PROVEN ({status})"
         if status != "PASS":
             good = False
-            tail = output.splitlines()
-            print("\n".join(tail if verbose else tail[-25:]), flush=True)
+            print(output if verbose else _reasons(output), flush=True)
     for prop in spec_class.properties:
         if not mutants:
             print(f"{prop.name:44} {verdict} {spent:5.1f} s", flush=True)
         for k, mutant in enumerate(prop.mutants if mutants else ()):
             status, output = _sby(
-                WORK / re.sub(r"\W+", "_", f"{block} {name} {prop.name} {k}"), mode="bmc",
-                depth=prop.depth,
-                engine=spec_class.engine, block=block, spec=name, property=prop.name,
+                WORK / re.sub(r"\W+", "_", f"{block} {name} {prop.name} {k}"), spec_class,
+                mode="bmc", depth=prop.depth, block=block, spec=name, property=prop.name,
                 mutant=mutant.name,
             )  # fmt: skip
             killed = status == "FAIL"
@@ -139,8 +151,19 @@ def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
             if not killed:
                 good = False
                 if status != "PASS":
-                    print("\n".join(output.splitlines()[-25:]), flush=True)
+                    print(output if verbose else _reasons(output), flush=True)
     return good
+
+
+def table():
+    """The properties and mutants as rows of a page's table."""
+    rows = ["| property | of | what it says | mutants killed |", "| --- | --- | --- | --- |"]
+    for block in blocks():
+        for spec_class in specs_of(importlib.import_module(block)):
+            for prop in spec_class.properties:
+                mutants = "; ".join(mutant.name for mutant in prop.mutants)
+                rows.append(f"| {prop.name} | {block} | {prop.sentence} | {mutants} |")
+    return "\n".join(rows)
 
 
 def main():
@@ -151,7 +174,11 @@ def main():
     parser.add_argument("--proofs", action="store_true", help="prove, but spare the mutants")
     parser.add_argument("--mutants", action="store_true", help="mutants only")
     parser.add_argument("--verbose", action="store_true", help="all that sby says of a failure")
+    parser.add_argument("--table", action="store_true", help="print the table of verification.md")
     options = parser.parse_args()
+    if options.table:
+        print(table())
+        return 0
     unknown = set(options.blocks) - set(blocks())
     if unknown:
         parser.error(f"no such block: {', '.join(sorted(unknown))}; there are {blocks()}")

@@ -12,29 +12,29 @@ _MODULE = "hdsnic.csr.settings"
 class SettingsSpec(Spec):
     """Any settings at any time, and any words in the settings memory.
 
-    Nothing is assumed of `rx_idle` and `tx_idle`; that they keep standing under `pause` is proven
-    of the blocks.
+    Nothing is assumed of `idle`; that blocks which are idle under `pause` stay so is proven of
+    them.
     """
 
     depth = 3
     properties = (
         Property(
             "I6 a revoke waits until all stand still",
-            "A revoke, and each store of a ring or an owner, comes with `pause`, after two cycles in "
-            "a row in which receive and transmit were idle under `pause`.",
+            "A revoke, and each store of a ring or an owner, comes with `pause`, after two cycles "
+            "in a row in which all blocks were idle under `pause`.",
             (
                 Mutant(
-                    "a revoke does not wait for transmit",
+                    "a revoke does not wait",
                     _MODULE,
-                    "still = self.rx_idle & self.tx_idle",
-                    "still = self.rx_idle",
+                    "still = self.idle",
+                    "still = Const(1)",
                 ),
                 Mutant(
                     "a revoke waits for one idle cycle",
                     _MODULE,
                     'm.next = f"settle {name}"',
                     'm.next = {"to revoke": "revoke", "for queue": "load queue", '
-                    '"for posts": "load posts"}[name]',
+                    '"for posts": "load posts", "to reset": "all queues off"}[name]',
                 ),
                 Mutant(
                     "a ring is stored without a pause",
@@ -74,8 +74,8 @@ class SettingsSpec(Spec):
         ),
         Property(
             "I2 a live row lies inside the bus's addresses",
-            "A row that is written live is page-aligned, its elements end within `address_bits`, no "
-            "more elements can be posted than there are, or than have state bits, and it has an "
+            "A row that is written live is page-aligned, its elements end within `address_bits`, "
+            "no more elements can be posted than there are, or than have state bits, and it has an "
             "owner.",
             (
                 Mutant(
@@ -99,8 +99,7 @@ class SettingsSpec(Spec):
                 Mutant(
                     "a refused row is written all the same",
                     _MODULE,
-                    "self.region_done.eq(1 << number)]\n"
-                    '                    m.next = "idle"',
+                    'self.region_done.eq(1 << number)]\n                    m.next = "idle"',
                     "self.region_done.eq(1 << number)]",
                 ),
                 Mutant(
@@ -115,8 +114,8 @@ class SettingsSpec(Spec):
         ),
         Property(
             "I4 a region goes live with its elements swept",
-            "A live row is written only when the clearing of its elements, asked for after the last "
-            "revoke, has ended.",
+            "A live row is written only when the clearing of its elements, asked for after the "
+            "last revoke, has ended.",
             (
                 Mutant(
                     "a region goes live under the sweep",
@@ -140,14 +139,15 @@ class SettingsSpec(Spec):
         e = self.block(m, "engine", SettingsEngine(p))
         for name in (
             "queue_pending", "post_pending", "region_pending", "revoke_pending", "word",
-            "header_base", "header_pages", "index_page", "rx_idle", "tx_idle", "element_busy",
+            "header_base", "header_pages", "index_page", "idle", "element_busy", "off_pending",
+            "reset_pending", "clear_ready",
         ):  # fmt: skip
             port = getattr(e, name)
             m.d.comb += port.eq(self.free(len(port), name))
         m.d.comb += e.element_clear.ready.eq(self.free(1, "clear_ready"))
 
         # Pending bits stay until they are done.
-        for name in ("queue", "post", "region", "revoke"):
+        for name in ("queue", "off", "post", "region", "revoke", "reset"):
             bits = getattr(e, f"{name}_pending")
             waiting = Signal(len(bits), name=f"{name}_waiting")
             m.d.sync += waiting.eq(bits & ~getattr(e, f"{name}_done"))
@@ -158,11 +158,16 @@ class SettingsSpec(Spec):
         self.helper(m, fsm.state < len(fsm.encoding))
 
         # -- stillness --
-        still = e.pause & e.rx_idle & e.tx_idle
+        still = e.pause & e.idle
         before, before_that = Signal(), Signal()
         m.d.sync += [before.eq(still), before_that.eq(before)]
         revoked = e.revoke_done.any()
-        stored = e.rx_ring_store.valid | e.tx_ring_store.valid | e.post_ring_store.valid
+        stored = (
+            e.rx_ring_store.valid
+            | e.tx_ring_store.valid
+            | e.completion_ring_store.valid
+            | e.post_ring_store.valid
+        )
         # Words are loaded between the stillness and a store; `pause` holds from one to the other.
         settled = Signal()
         m.d.sync += settled.eq((before & still) | (settled & e.pause))
@@ -172,10 +177,14 @@ class SettingsSpec(Spec):
             (revoked.implies(e.pause & before & before_that) & stored.implies(e.pause & settled)),
         )
         after = [
-            fsm.ongoing(n) for n in ("revoke", "load queue", "store queue", "load posts", "store posts")
-        ]
+            fsm.ongoing(name)
+            for name in (
+                "revoke", "load queue", "store queue", "load posts", "store posts",
+                "all queues off",
+            )
+        ]  # fmt: skip
         self.helper(m, sum(after[1:], start=after[0]).any().implies(settled))
-        for name in ("to revoke", "for queue", "for posts"):
+        for name in ("to revoke", "to reset", "for queue", "for posts"):
             self.helper(m, fsm.ongoing(f"settle {name}").implies(before))
 
         # -- the row of an arbitrary region --
@@ -183,9 +192,7 @@ class SettingsSpec(Spec):
         ours = e.region_write & (e.region_index == region)
         row = e.region_row
         live = Signal()
-        revoke_done, region_done = (
-            s.bit_select(region, 1) for s in (e.revoke_done, e.region_done)
-        )
+        revoke_done, region_done = (s.bit_select(region, 1) for s in (e.revoke_done, e.region_done))
         with m.If(ours):
             m.d.sync += live.eq(row.live)
         registered = Signal()  # since the last revoke a registration was done
@@ -198,7 +205,8 @@ class SettingsSpec(Spec):
         self.helper(m, (e.region_live.bit_select(region, 1)) == live)
         quiet = [fsm.ongoing(n) for n in ("check region", "clear elements", "sweep")]
         self.helper(m, (quiet[1] | quiet[2]) | (row.as_value() == 0) | fsm.ongoing("idle"))
-        self.helper(m, number < 2)
+        cleared_tables = [fsm.ongoing(n) for n in ("idle", "clear tables", "clear next")]
+        self.helper(m, (number < 2) | (cleared_tables[0] | cleared_tables[1] | cleared_tables[2]))
 
         # -- soundness --
         limit = 1 << p.address_bits

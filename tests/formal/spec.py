@@ -69,7 +69,8 @@ class _MutatingLoader(importlib.machinery.SourceFileLoader):
         found = text.count(self._mutant.old)
         if found != 1:
             raise MutantError(
-                f"mutant {self._mutant.name!r}: {self._mutant.old!r} is {found} times in {self.path}"
+                f"mutant {self._mutant.name!r}: {self._mutant.old!r} is {found} times in "
+                f"{self.path}"
             )
         text = text.replace(self._mutant.old, self._mutant.new)
         return compile(text, self.path, "exec", dont_inherit=True)
@@ -155,12 +156,14 @@ class Spec(Elaboratable):
 
     Attributes
     ----------
-    depth: cycles of the induction. engine: solver.
+    depth: cycles of the induction. engine: solver. map_memories: memories become registers, which
+    the solver likes better; not for large ones.
     """
 
     properties: tuple[Property, ...] = ()
     depth = 2
     engine = "yices"
+    map_memories = True
 
     def __init__(self, only=None):
         self.only = only
@@ -198,7 +201,7 @@ class Spec(Elaboratable):
         """Puts a real block into the wrapper; `view` shows its insides."""
         with _watched(self._views):
             fragment = Fragment.get(block, None)
-        self.blocks.append(block)  # the views go by identity
+        self.blocks.append(block)  # views go by identity
         m.submodules[name] = fragment
         return block
 
@@ -206,7 +209,8 @@ class Spec(Elaboratable):
         return View(self._views[id(block)])
 
     def fifo(self, m, fifo):
-        """What lies in a FIFO, oldest first, as (valid, word) pairs; asserts its pointers' helpers."""
+        """What lies in a FIFO, oldest first, as (valid, word) pairs; asserts its pointers' "
+        "helpers."""
         inner = self.view(fifo)
         rows = Array(self.rows(inner.storage))
         depth = len(rows)

@@ -83,8 +83,8 @@ class SplitSpec(Spec):
         ),
         Property(
             "I2 an output beat strobes what was announced",
-            "Output beats come one for each beat that begins one, in their order, strobed from lane "
-            "0 on for as many bytes as that announced.",
+            "Output beats come one for each beat that begins one, in their order, strobed from "
+            "lane 0 on for as many bytes as that announced.",
             (
                 Mutant(
                     "the last beat is put out twice",
@@ -273,9 +273,7 @@ class SplitSpec(Spec):
             for later_valid, _, _ in others:
                 youngest = youngest & ~later_valid
             fields = ("shift", "bytes", "joined", "spent", "last")
-            self.helper(
-                m, youngest.implies(Cat(beat[f] == tail[f] for f in fields).all())
-            )
+            self.helper(m, youngest.implies(Cat(beat[f] == tail[f] for f in fields).all()))
         self.helper(m, joins(tail).implies(inside & (tail.shift == job.shift)))
         self.helper(
             m,

@@ -10,33 +10,36 @@ _MODULE = "hdsnic.rx.handles"
 
 
 class ElementStatesSpec(Spec):
-    """Any operations in any order; an arbitrary element is followed from its region's sweep on."""
+    """Any operations in any order; an arbitrary element is followed from its region's sweep on.
+
+    Assumed: an element is finished or discarded under a mark only if it was marked before; commit
+    and the handle queues do so for every element (I4 there).
+    """
 
     depth = 3
     properties = (
         Property(
             "I4 a post is told from a double post",
-            "From the end of its region's sweep on, `marked_before` answers a mark with 1 exactly if "
-            "the element was marked, and neither finished nor discarded nor swept since.",
+            "From the end of its region's sweep on, `marked_before` answers a mark with 1 exactly "
+            "if the element was marked, and neither finished nor discarded nor swept since.",
             (
                 Mutant(
                     "an operation does not see what the last one wrote",
                     _MODULE,
-                    "read_port(transparent_for=(write,))",
+                    "read_port(transparent_for=(port,))",
                     "read_port()",
                 ),
                 Mutant(
                     "finish clears nothing",
                     _MODULE,
-                    "[clear.eq(1), chosen.eq(self.finish.payload)]",
-                    "[chosen.eq(self.finish.payload)]",
+                    "clear.eq(self.finish.valid | self.discard.valid)",
+                    "clear.eq(self.discard.valid & ~self.finish.valid)",
                 ),
                 Mutant(
                     "a discard is taken under a finish",
                     _MODULE,
-                    "with m.If(self.finish.valid):\n",
-                    "m.d.comb += self.discard.ready.eq(self.discard.valid)\n"
-                    "        with m.If(self.finish.valid):\n",
+                    "self.discard.ready.eq(~self.finish.valid)",
+                    "self.discard.ready.eq(1)",
                 ),
                 Mutant(
                     "the sweep leaves out the last line",
@@ -47,8 +50,8 @@ class ElementStatesSpec(Spec):
                 Mutant(
                     "a mark clears its neighbours",
                     _MODULE,
-                    "write.data.eq(read.data | bit)",
-                    "write.data.eq(bit)",
+                    "(mark_own & ~mark_bit) | (~mark_other & mark_bit)",
+                    "(~mark_other & mark_bit)",
                 ),
             ),
             depth=14,
@@ -76,11 +79,14 @@ class ElementStatesSpec(Spec):
 
         marked = concerns(states.mark) & states.mark.ready
         cleared = concerns(states.finish) | (concerns(states.discard) & states.discard.ready)
+        posted = Signal()
         swept_now = states.sweep.valid & states.sweep.ready
         sweeping = Signal()  # its region
         clean = Signal()  # and no mark of it since that began
-        known, posted = Signal(), Signal()
+        known = Signal()
         end = sweeping & ~states.busy
+        # Of a mark and a clear in one cycle the clear is of what was marked before.
+        self.assume(m, (marked & cleared).implies(posted & ~(end & clean)))
         with m.If(swept_now & (states.sweep.payload == element.region)):
             m.d.sync += [sweeping.eq(1), known.eq(0), clean.eq(~marked)]
         with m.Else():
@@ -95,27 +101,37 @@ class ElementStatesSpec(Spec):
         ]
         self.prove(m, self.properties[0].name, asked.implies(states.marked_before == expected))
 
-        # The bit as it will be stored once the operation under way has written.
+        # The state as it will be stored once the operations under way have written.
         v = self.view(states)
-        rows = Array(self.rows(v.memory))
         lane = element.element[:5]
-        at = Signal.like(v.read.addr)
-        word, bit, bit_read = Signal(32), Signal(), Signal()
-        m.d.comb += [
-            at.eq((element.region << 1) | element.element[5]),
-            word.eq(Mux(v.write.en & (v.write.addr == at), v.write.data, rows[at])),
-            bit.eq(word.bit_select(lane, 1)),
-            bit_read.eq(v.read.data.bit_select(lane, 1)),
-        ]
+        at = Signal.like(v.marks_write.addr)
+        m.d.comb += at.eq((element.region << 1) | element.element[5])
+        written, stored = [], []
+        for memory, write in ((v.marks, v.marks_write), (v.clears, v.clears_write)):
+            row = Array(self.rows(memory))[at]
+            word = Signal(32)
+            m.d.comb += word.eq(Mux(write.en & (write.addr == at), write.data, row))
+            written.append(word.bit_select(lane, 1))
+            stored.append(row.bit_select(lane, 1))
+        bit = written[0] != written[1]
         self.helper(m, known.implies(bit == posted))
-        self.helper(m, (sweeping & clean & states.busy & (v.line > element.element[5])).implies(~bit))
+        self.helper(
+            m, (sweeping & clean & states.busy & (v.line > element.element[5])).implies(~bit)
+        )
         self.helper(m, (sweeping & clean & ~states.busy).implies(~bit))
         self.helper(m, (sweeping & states.busy).implies(v.region == element.region))
         self.helper(m, (states.busy & (v.region == element.region)).implies(sweeping))
-        self.helper(m, (v.sweep_now & (v.at == at)).implies(sweeping))
+        self.helper(m, (v.sweep_now & (v.marks_write.addr == at)).implies(sweeping))
+        self.helper(m, v.sweep_now.implies(v.marks_write.addr == v.clears_write.addr))
+        self.helper(m, ~(v.sweep_now & (v.mark_now | v.clear_now)))
         self.helper(m, v.line <= 2)
         self.helper(m, v.sweeping.implies(v.line < 2))
         self.helper(m, ~(known & sweeping))
-        # What was read for the operation under way.
-        stored = rows[at].bit_select(lane, 1)
-        self.helper(m, (v.write.en & (v.at == at)).implies(bit_read == stored))
+        # What was read for the operations under way.
+        for write, own, other, (mine, theirs) in (
+            (v.marks_write, v.mark_own, v.mark_other, stored),
+            (v.clears_write, v.clear_own, v.clear_other, stored[::-1]),
+        ):
+            here = write.en & (write.addr == at)
+            self.helper(m, here.implies(own.bit_select(lane, 1) == mine))
+            self.helper(m, here.implies(other.bit_select(lane, 1) == theirs))

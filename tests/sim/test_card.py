@@ -285,3 +285,31 @@ def test_a_device_with_nothing_to_do_sleeps(device):
             stack.irq.recv(1)
         assert device.cpu_seconds() - before <= 0.02
         assert stack.access(1, 0) == (0, abi.MAGIC)  # and it wakes again
+
+
+def test_every_doorbell_of_the_stacks_pages_reaches_its_register_and_no_other_word_does(bench):
+    queues = Parameters(bus_bytes=bench.bus_bytes).queues
+    size = (1 + queues) * PAGE
+    fd = os.memfd_create("pages")
+    os.ftruncate(fd, size)
+    bench.card.attach_stack(fd)
+    pages = mmap.mmap(fd, size)
+    bells = abi.STACK_DOORBELL
+    names = ("TX_PRODUCER", "RX_CONSUMER", "COMPLETION_CONSUMER", "COMMAND_PRODUCER")
+    expected = {}
+    for queue in range(queues):
+        for word in range(6):
+            value = 1 + queue * 16 + word
+            at = (1 + queue) * PAGE + 4 * word
+            pages[at : at + 4] = value.to_bytes(4, "little")
+        for name in names[: None if queue == 0 else 3]:
+            offset = getattr(bells, name).offset
+            address = abi.stack_doorbell_page(queue) + offset
+            expected[address] = 1 + queue * 16 + offset // 4
+    for address, value in expected.items():
+        bench.card.wait(address, 0xFFFFFFFF, value, 100_000)
+    for queue in range(queues):
+        for word in range(6):
+            address = abi.stack_doorbell_page(queue) + 4 * word
+            assert bench.card.read(address) == expected.get(address, 0)
+    os.close(fd)

@@ -11,7 +11,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 STACK = (
     "import sys; from hdstack import service;"
-    "service.main(sys.argv[1], sys.argv[2], sys.argv[3], ready_fd=1)"
+    "service.main(sys.argv[1], sys.argv[2], sys.argv[3], ready_fd=1, addresses=sys.argv[4:])"
 )
 
 
@@ -44,9 +44,11 @@ class Scene:
         return directories
 
     def stack(self, directory, number=1):
-        """A stack process with address 10.9.0.`number`."""
+        """A stack process with addresses 10.9.0.`number` and fd00:9::`number`."""
         mac = f"02:00:00:00:00:{number:02x}"
-        return self.start("-c", STACK, directory, f"10.9.0.{number}/24", mac)
+        return self.start(
+            "-c", STACK, directory, f"10.9.0.{number}/24", mac, f"fd00:9::{number}/64"
+        )
 
     def pair(self):
         """Two cards joined by a cable, a stack on each: run directories of 10.9.0.1 and .2."""

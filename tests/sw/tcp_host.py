@@ -221,7 +221,7 @@ class Host:
         return int(self.s["counters"][self.m.tcp_counters.NAMES.index(name)])
 
     def connection(self, number):
-        return self.s["connections"][number & 0xFFFF]
+        return self.s["connections"][number & ((1 << self.tables.INDEX_BITS) - 1)]
 
     # the card, receiving
 
@@ -298,8 +298,11 @@ class Host:
             assert app.queue == queue and ref["generation"] == app.generation and ref["length"] > 0
             assert ref["offset"] + ref["length"] <= len(app.pool)
             frame += app.pool[int(ref["offset"]) : int(ref["offset"] + ref["length"])]
-        struct.pack_into(">H", frame, 24, inet_sum(bytes(frame[14:34])) ^ 0xFFFF)
         # the field holds the pseudo-header's sum, so the sum over the segment is what is needed
+        if frame[12:14] == b"\x86\xdd":
+            struct.pack_into(">H", frame, 70, inet_sum(bytes(frame[54:])) ^ 0xFFFF)
+            return bytes(frame)
+        struct.pack_into(">H", frame, 24, inet_sum(bytes(frame[14:34])) ^ 0xFFFF)
         struct.pack_into(">H", frame, 50, inet_sum(bytes(frame[34:])) ^ 0xFFFF)
         return bytes(frame)
 
@@ -413,23 +416,51 @@ class Host:
         self.step()
         return following
 
+    def rows_of(self, queue):
+        """The rows of connections of `queue`."""
+        each = self.tables.CONNECTIONS_PER_QUEUE
+        return self.s["connections"][queue * each : (queue + 1) * each]
+
+    def check_lists(self, queue, rows):
+        """What the lists by which rows are found say is what the rows say."""
+        s, q = self.s, self.s["queues"][queue]
+        for name in ("waiting", "starved"):
+            listed, at = set(), int(q[f"{name}_head"])
+            while at >= 0:
+                listed.add(at)
+                at = int(s["connections"][at][f"{name}_next"])
+            first = queue * len(rows)
+            assert listed == {first + int(at) for at in np.flatnonzero(rows[f"{name}_listed"])}
+            assert listed >= {first + int(at) for at in np.flatnonzero(rows[name] * rows["state"])}
+        old, at, before = set(), int(q["old_head"]), -1
+        while at >= 0:
+            old.add(at)
+            assert s["connections"][at]["old_before"] == before
+            before, at = at, int(s["connections"][at]["old_next"])
+        assert before == q["old_tail"]
+        waits = np.flatnonzero(rows["state"] == self.m.tcp_states.TIME_WAIT)
+        assert old == {queue * len(rows) + int(at) for at in waits}
+
     def check_whole(self, drained=True):
         """No row, buffer or promise is lost: every table adds up."""
         s, t = self.s, self.tables
+        links = {name: s[f"{name}s"]["next"].tolist() for name in ("send", "piece", "range")}
+        links["connection"] = s["connections"]["hash_next"].tolist()
         for queue in range(t.QUEUES):
             q = s["queues"][queue]
-            for name, each, link in (
-                ("connection", t.CONNECTIONS_PER_QUEUE, "hash_next"),
-                ("send", t.SENDS_PER_QUEUE, "next"),
-                ("piece", t.PIECES_PER_QUEUE, "next"),
-                ("range", t.RANGES_PER_QUEUE, "next"),
+            for name, each in (
+                ("connection", t.CONNECTIONS_PER_QUEUE),
+                ("send", t.SENDS_PER_QUEUE),
+                ("piece", t.PIECES_PER_QUEUE),
+                ("range", t.RANGES_PER_QUEUE),
             ):
                 free, at = set(), int(q[f"free_{name}"])
+                following = links[name]
                 while at >= 0:
                     assert at not in free and at // each == queue
                     free.add(at)
-                    at = int(s[f"{name}s"][at][link])
-                rows = s["connections"][queue * 256 : queue * 256 + 256]
+                    at = following[at]
+                rows = self.rows_of(queue)
                 live = rows[rows["state"] != 0]
                 if name == "connection":
                     used = len(live)
@@ -437,21 +468,25 @@ class Host:
                 else:
                     used = int(live[f"{name}s"].sum())
                 assert len(free) + used == each, (queue, name, len(free), used)
+            self.check_lists(queue, rows)
             assert q["promised"] == rows["promised"][rows["state"] != 0].sum()
             assert q["starved"] == rows["starved"][rows["state"] != 0].sum()
             assert q["waiting"] == rows["waiting"][rows["state"] != 0].sum()
         hashed = 0
-        for bucket in range(t.BUCKETS):
+        for bucket in np.flatnonzero(s["buckets"] != t.NONE):
             at = int(s["buckets"][bucket])
             while at >= 0:
                 hashed += 1
                 assert s["connections"][at]["bucket"] == bucket
                 at = int(s["connections"][at]["hash_next"])
+        each = t.CONNECTIONS // t.BLOCKS
+        assert (s["blocks"] <= s["deadlines"].reshape(-1, each).min(axis=1)).all()
+        assert s["control"]["next_deadline"] <= s["blocks"].min()
         states = s["connections"]["state"]
         assert hashed == ((states != 0) & (states != self.m.tcp_states.DEAD)).sum()
         for queue, app in self.apps.items():
             if drained:
-                rows = s["connections"][queue * 256 : queue * 256 + 256]
+                rows = self.rows_of(queue)
                 kept = int(rows["pieces"][rows["state"] != 0].sum())
                 known = len(app.posted) + len(app.held)
                 assert known + kept == app.buffers, (known, kept, app.buffers)

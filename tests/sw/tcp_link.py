@@ -151,7 +151,7 @@ class World:
             s = host.s
             parts = [s[n].tobytes() for n in ("control", "counters", "queues", "neighbours")]
             parts += [s[n].tobytes() for n in ("listeners", "deadlines", "parsed", "regions")]
-            parts += [s["connections"][256:272].tobytes(), s["segments"][QUEUE].tobytes()]
+            parts += [host.rows_of(QUEUE)[:16].tobytes(), s["segments"][QUEUE].tobytes()]
             parts += [s["sends"][1024:1088].tobytes(), s["pieces"][512:640].tobytes()]
             parts += [s["events"][QUEUE].tobytes()]
             self.trace.append(tuple(zlib.crc32(part) for part in parts))

@@ -87,7 +87,7 @@ DESCRIPTOR = Layout(
         Field("ipv4_checksum", 1, "insert the IPv4 header checksum"),
         Field("tcp_checksum", 1, "insert the TCP checksum; its field holds the pseudo-header sum"),
         Field("udp_checksum", 1, "insert the UDP checksum; its field holds the pseudo-header sum"),
-        Field("tso", 1, "cut the payload into segments of `mss` bytes; both checksums are inserted"),
+        Field("tso", 1, "cut the payload into segments of `mss` bytes, with checksums"),
         Field("vlan", 1, "insert an 802.1Q tag after the MAC addresses"),
         Field("spare", 3, "zero"),
         Field("mss", 16, "with `tso`: bytes of payload in a segment, at least 64; else zero"),
@@ -172,7 +172,7 @@ class CompletionKind(IntEnum):
 COMMAND = Layout(
     "command",
     "Fixed part of a command in the command ring; a PLACE with more than one range has the others"
-    " behind it (COMMAND_RANGE, 8 bytes each), a RULE has its EXACT_RULE. The next command starts on"
+    " behind it (COMMAND_RANGE, 8 bytes each), a RULE its EXACT_RULE. The next command starts on"
     " the next cell.",
     (
         Field("kind", 8, "CommandKind"),

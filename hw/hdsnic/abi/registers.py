@@ -95,7 +95,7 @@ class CONTROL:
             Field("receive", 1, "take frames from the MAC"),
             Field("transmit", 1, "serve transmit rings"),
             Field("promiscuous", 1, "pass frames for other MAC addresses"),
-            Field("deliver_malformed", 1, "frames of wrong lengths or checksums go whole to queue 0"),
+            Field("deliver_malformed", 1, "frames of wrong length or checksum go whole to queue 0"),
         ),
     )  # fmt: skip
     MAC_LO = Register(
@@ -121,7 +121,7 @@ class CONTROL:
             Field("header_read", 1, "header port: error response to a read"),
             Field("payload_write", 1, "payload port: error response to a write"),
             Field("payload_read", 1, "payload port: error response to a read"),
-            Field("header_write_failed", 1, "header port: no answer within PORT_TIMEOUT; out of use"),
+            Field("header_write_failed", 1, "header port: no answer in PORT_TIMEOUT; out of use"),
             Field("header_read_failed", 1, "the same for its reads"),
             Field("payload_write_failed", 1, "payload port: likewise"),
             Field("payload_read_failed", 1, "the same for its reads"),
@@ -152,8 +152,8 @@ class CONTROL:
     )  # fmt: skip
     RESET = Register(
         "RESET", 0x080, Access.WO,
-        "writing 0x52455345 resets the device once all that is in flight has ended (R28): queues and"
-        " commands are off with their indices final, waiting frames DISABLED, rules and addresses"
+        "writing 0x52455345 resets the device once all that is in flight has ended (R28): queues"
+        " and commands are off with their indices final, waiting frames DISABLED, rules and addresses"
         " gone, this page as after reset but for IRQ_STATUS and ERROR, failed ports in use again."
         " The management page, posts, counters, keys and tables of receive-side scaling stay."
         " QUEUE_SWITCH reads `busy`, and writes of this page are refused, until it is done",
@@ -259,7 +259,7 @@ class CONTROL:
         (
             Field("udp_split", 1, "split UDP, too"),
             Field("time_stamps", 1, "a time stamp in every record"),
-            Field("stop_on_refusal", 1, "a refused descriptor stops transmission, as an error does"),
+            Field("stop_on_refusal", 1, "a refused descriptor stops the queue, as an error does"),
         ), count=QUEUES_MAX, stride=16,
     )  # fmt: skip
     IRQ_MODERATION = Register(

@@ -122,7 +122,10 @@ class IndexWriter(wiring.Component):
         m.d.comb += [queues.w_en.eq(start), queues.w_data.eq(Cat(chosen, *changed))]
         self._send(m, start, chosen, last, words, changed)
 
-        m.d.comb += [queues.r_en.eq(self.write.done), self.idle.eq(~something & (queues.level == 0))]
+        m.d.comb += [
+            queues.r_en.eq(self.write.done),
+            self.idle.eq(~something & (queues.level == 0)),
+        ]
         for half, written in enumerate((self.rx_written, self.tx_written)):
             m.d.comb += [
                 written.valid.eq(

@@ -33,13 +33,15 @@ class ReadPort(wiring.Component):
     dropped. Where a burst ends is counted, not read from RLAST.
 
     A memory that owes something (AR to be taken, a beat) and does nothing for `timeout` cycles has
-    failed, until reset. From then on no AR is made (one on offer stays, as AXI demands), what still
-    comes is dropped, and all requests, those from before too, are answered at once: each with all
-    of its beats, a beat a cycle, marked `error`.
+    failed. From then on no AR is made (one on offer stays, as AXI demands), what still comes is
+    dropped, and all requests, those from before too, are answered at once: each with all of its
+    beats, a beat a cycle, marked `error`. `restart` puts a failed port in use again, if meanwhile
+    the memory has given all the beats that it owed: or late ones would be taken for others.
 
     Ports
     -----
     clients: the blocks. ar*, r*: AXI channels. timeout: cycles; 0: never. failed: see above.
+    restart: pulse, while no client has anything under way.
     error: an error response came. bytes_valid, bytes_count: for the port's byte counter.
     """
 
@@ -61,6 +63,7 @@ class ReadPort(wiring.Component):
                 "rvalid": In(1),
                 "rready": Out(1),
                 "timeout": In(32),
+                "restart": In(1),
                 "failed": Out(1),
                 "bytes_valid": Out(1),
                 "bytes_count": Out(16),
@@ -117,6 +120,13 @@ class ReadPort(wiring.Component):
             patience.waiting.eq(~self.failed & (self.arvalid | Cat(owed).any())),
             patience.progress.eq(progress),
         ]
+        # Beats that the memory owes, whoever still waits for them.
+        debt = Signal(range(self.count * _BUFFER_BEATS + _BURST_BEATS + 1))
+        asked = Signal(9)
+        m.d.comb += asked.eq(Mux(self.arvalid & self.arready, self.arlen + 1, 0))
+        m.d.sync += debt.eq(debt + asked - (self.rvalid & (debt != 0)))
+        with m.If(self.restart & ~self.arvalid & (debt == 0) & ~Cat(owed).any()):
+            m.d.sync += self.failed.eq(0)
         with m.If(patience.expired):
             m.d.sync += self.failed.eq(1)
         return m

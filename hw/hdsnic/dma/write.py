@@ -32,14 +32,17 @@ class WritePort(wiring.Component):
     of its request and changes nothing else.
 
     A memory that owes something (AW or W to be taken, a response) and does nothing for `timeout`
-    cycles has failed, until reset. From then on no burst is begun; what AXI forbids to withdraw (an
-    offered AW, the data of an offered burst) stays offered, the data without strobes. Answers that
-    still come are taken and mean nothing. The clients' requests and beats are taken at once, and
-    each request ends with `error`, one burst a cycle, those from before too, in their order.
+    cycles has failed. From then on no burst is begun; what AXI forbids to withdraw (an offered AW,
+    the data of an offered burst) stays offered, the data without strobes. Answers that still come
+    are taken and end no request. The clients' requests and beats are taken at once, and each
+    request ends with `error`, one burst a cycle, those from before too, in their order. `restart`
+    puts a failed port in use again, if meanwhile the memory has taken and answered all that it
+    owed: or a late answer would be taken for another's.
 
     Ports
     -----
     clients: the blocks. aw*, w*, b*: AXI channels. timeout: cycles; 0: never. failed: see above.
+    restart: pulse, while no client has anything under way.
     idle: nothing is waiting or moving (acknowledgements may be). error: an error response came.
     bytes_valid, bytes_count: for the port's byte counter.
     """
@@ -64,6 +67,7 @@ class WritePort(wiring.Component):
                 "bvalid": In(1),
                 "bready": Out(1),
                 "timeout": In(32),
+                "restart": In(1),
                 "failed": Out(1),
                 "idle": Out(1),
                 "bytes_valid": Out(1),
@@ -131,7 +135,7 @@ class WritePort(wiring.Component):
             self.awaddr.eq(address.payload.address),
             self.awlen.eq(address.payload.beats_less_one),
             self.awvalid.eq(Mux(self.failed, withheld, address.valid)),
-            address.ready.eq(self.awready & ~self.failed),
+            address.ready.eq(self.awready | (self.failed & ~withheld)),
             opened.eq(address.valid & ~seen & ~self.failed),
             closed.eq(self.wvalid & self.wready & self.wlast),
             is_open.eq((open_before != 0) | opened),
@@ -154,7 +158,7 @@ class WritePort(wiring.Component):
             self.wstrb.eq(Mux(self.failed, Mux(held, held_beat.strobe, 0), source.strobe)),
             self.wlast.eq(beat == turn.beats_less_one),
             self.wvalid.eq(is_open & (self.failed | client_valid[turn.tag])),
-            data.output.ready.eq(closed),
+            data.output.ready.eq(closed | (self.failed & (open_before == 0))),
         ]
         for k, client in enumerate(self.clients):
             m.d.comb += client.beats.ready.eq(
@@ -172,20 +176,26 @@ class WritePort(wiring.Component):
 
         # A response counts only for a burst whose data have all been taken.
         owed = Signal(range(p.outstanding + 1))
-        answered = Signal()
+        answered, taken, settled = Signal(), Signal(), Signal()
         bad = Signal()
-        taken = Signal()
         spoilt = Signal()  # an earlier burst of this request met an error
         last, tag = answers.r_data[0], answers.r_data[1:]
         m.d.comb += [
             self.bready.eq(1),
-            answered.eq(self.bvalid & (owed != 0) & ~self.failed),
+            answered.eq(self.bvalid & (owed != 0)),
             bad.eq(self.failed | self.bresp[1]),
-            taken.eq(answered | (self.failed & answers.r_rdy)),
+            taken.eq(Mux(self.failed, answers.r_rdy, answered)),
             answers.r_en.eq(taken),
-            self.error.eq(answered & self.bresp[1]),
+            self.error.eq(answered & self.bresp[1] & ~self.failed),
+            settled.eq(
+                ~(withheld | address.valid | data.output.valid | answers.r_rdy)
+                & (open_before == 0)
+                & (owed == 0)
+            ),
         ]
-        m.d.sync += owed.eq(owed + (closed & ~self.failed) - answered)
+        m.d.sync += owed.eq(owed + closed - answered)
+        with m.If(self.restart & settled):
+            m.d.sync += self.failed.eq(0)
         with m.If(taken):
             m.d.sync += spoilt.eq((spoilt | bad) & ~last)
         for k, client in enumerate(self.clients):

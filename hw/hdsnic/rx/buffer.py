@@ -34,10 +34,12 @@ class FrameBuffer(wiring.Component):
     --------------------
     i: beats with the verdict on the last.
     over: with the last beat: the frame's queue is over its share. Of such a frame only the last
-    beat is kept, in one row; none (`refused`) when seven eighths of rows or frames are taken.
+    beat is kept, in one row; none (`refused`) when seven eighths of rows or frames are taken, or a
+    quarter of the frames is of that kind: who waits behind them must not wait long.
     kept, rows: with the last beat of a frame: it is committed, and takes so many rows.
     overflow: it was to be kept, and is lost. refused: it was over its share, and is lost.
     announced: pulse as a kept frame's SteeredFrame is taken; bounds the frames that are kept.
+    passed: with it: the frame was over its share.
     beats: beats of the kept frames; `error` stays 0. left: pulse as a frame's last beat is taken.
     used: rows of kept frames.
     """
@@ -54,6 +56,7 @@ class FrameBuffer(wiring.Component):
                 "overflow": Out(1),
                 "refused": Out(1),
                 "announced": In(1),
+                "passed": In(1),
                 "beats": Out(stream.Signature(FrameBeat(parameters.bus_bytes))),
                 "left": Out(1),
                 "used": Out(count_bits(self._depth)),
@@ -74,7 +77,9 @@ class FrameBuffer(wiring.Component):
 
         pointer = range(2 * rows)
         write, commit, read = Signal(pointer), Signal(pointer), Signal(pointer)
-        unannounced, resident = Signal(range(most + 1)), Signal(range(most + 1))
+        unannounced, resident, marked = (
+            Signal(range(most + 1), name=name) for name in ("unannounced", "resident", "marked")
+        )
         lost = Signal()  # the arriving frame has lost a beat
         crowded = Signal()
         m.d.comb += self.used.eq(commit - read)
@@ -82,6 +87,7 @@ class FrameBuffer(wiring.Component):
             (self.used >= rows - rows // 8)
             | (unannounced >= most - most // 8)
             | (resident >= most - most // 8)
+            | (marked >= most // 4)
         )
 
         incoming = self.i.payload
@@ -115,10 +121,14 @@ class FrameBuffer(wiring.Component):
                     m.d.sync += [write.eq(target + 1), commit.eq(target + 1)]
                 with m.Else():
                     m.d.sync += write.eq(commit)
-        for count, done in ((unannounced, self.announced), (resident, self.left)):
-            with m.If(self.kept & ~done):
+        for count, come, done in (
+            (unannounced, self.kept, self.announced),
+            (resident, self.kept, self.left),
+            (marked, self.kept & self.over, self.announced & self.passed),
+        ):
+            with m.If(come & ~done):
                 m.d.sync += count.eq(count + 1)
-            with m.Elif(~self.kept & done):
+            with m.Elif(~come & done):
                 m.d.sync += count.eq(count - 1)
 
         step = Signal()  # the next row goes to the output register of the RAM

@@ -68,8 +68,8 @@ class ElementStates(wiring.Component):
     One is written by marks alone, the other by `finish` and `discard` alone, each in a
     read-modify-write pipeline of its own over block RAM. So a mark and a clear are taken in every
     cycle; `finish` comes before `discard`, and the sweep takes cycles that both pipelines have
-    free. What one operation writes the next one sees; of a mark and a clear of one element in the
-    same cycle, the mark comes first.
+    free. What one operation writes the next one sees. An element that is marked and cleared in the
+    same cycle was marked before, and ends clear; one that is not marked is not to be cleared.
 
     Ports
     -----
@@ -147,19 +147,24 @@ class ElementStates(wiring.Component):
             m.d.comb += [bit.eq(1 << lane), write.addr.eq(at)]
             return *words, bit, now
 
-        own, other, bit, now = pipeline(mark, self.mark.payload, marks_write, clears_write, "mark")
+        mark_own, mark_other, mark_bit, mark_now = pipeline(
+            mark, self.mark.payload, marks_write, clears_write, "mark"
+        )
+        clear_own, clear_other, clear_bit, clear_now = pipeline(
+            clear, clearing, clears_write, marks_write, "clear"
+        )
         sweep_now = Signal()
         m.d.sync += sweep_now.eq(sweep)
         m.d.comb += [
-            self.marked_before.eq(((own ^ other) & bit).any()),
-            marks_write.en.eq(now | sweep_now),
-            marks_write.data.eq(Mux(sweep_now, 0, (own & ~bit) | (~other & bit))),
+            self.marked_before.eq(((mark_own ^ mark_other) & mark_bit).any()),
+            marks_write.en.eq(mark_now | sweep_now),
+            clears_write.en.eq(clear_now | sweep_now),
         ]
-        own, other, bit, now = pipeline(clear, clearing, clears_write, marks_write, "clear")
-        m.d.comb += [
-            clears_write.en.eq(now | sweep_now),
-            clears_write.data.eq(Mux(sweep_now, 0, (own & ~bit) | (other & bit))),
-        ]
+        with m.If(~sweep_now):
+            m.d.comb += [
+                marks_write.data.eq((mark_own & ~mark_bit) | (~mark_other & mark_bit)),
+                clears_write.data.eq((clear_own & ~clear_bit) | (clear_other & clear_bit)),
+            ]
         return m
 
 

@@ -42,7 +42,8 @@ class Ingress(wiring.Component):
     `frames` or `beats` not taken the frame buffer fills; then frames are dropped as OVERFLOW, and
     those in the buffer stay whole. Above `watermark`, frames for a queue that holds more than
     `share` are announced as FAIR_SHARE with their last beat only, so that passing them over takes
-    a cycle; with the buffer seven eighths full they are dropped here, as FAIR_SHARE, too (I7).
+    a cycle; with the buffer seven eighths full, or a quarter of its frames of that kind, they are
+    dropped here, as FAIR_SHARE, too (I7).
 
     Interface attributes
     --------------------
@@ -136,6 +137,7 @@ class Ingress(wiring.Component):
             admission.left.eq(buffer.left),
             buffer.over.eq(admission.over),
             buffer.announced.eq(self.frames.valid & self.frames.ready),
+            buffer.passed.eq(self.frames.payload.reason == abi.RxOutcome.FAIR_SHARE),
             announcer.i.valid.eq(buffer.kept),
             announcer.i.payload.eq(admission.frame),
             announcer.i.payload.time_stamp.eq(stamps.o.payload),

@@ -366,7 +366,7 @@ class Parser(wiring.Component):
         m = Module()
         arrival = Signal(Beat(self.bus_bytes))
         arrived = Signal()
-        self.arrive(m, arrived, arrival)
+        near = self.arrive(m, arrived, arrival)
 
         m.submodules.link = link = LinkStage(self.bus_bytes)
         m.submodules.filter = mac_filter = MacFilter(self.bus_bytes)
@@ -396,13 +396,16 @@ class Parser(wiring.Component):
 
         # The exits of a beat are ready when the beat comes to the stage that follows the chain.
         before = [
-            (self.mac.valid, self.mac.payload.data),
-            (arrived, arrival.data),
-            (link.o.valid, link.o.payload.beat.data),
-            (network.o.valid, network.o.payload.beat.data),
+            (self.mac.valid, near, self.mac.payload.data),
+            (arrived, arrival.near, arrival.data),
+            *(
+                (stage.o.valid, stage.o.payload.beat.near, stage.o.payload.beat.data)
+                for stage in (link, network)
+            ),
         ]
-        valid, beat_data = before[-exit_cycles(self.bus_bytes)]
-        m.d.comb += [exits.i.valid.eq(valid), exits.i.payload.eq(beat_data)]
+        valid, of_beat, beat_data = before[-exit_cycles(self.bus_bytes)]
+        in_window = ~of_beat.all()  # nobody asks for exits beyond it
+        m.d.comb += [exits.i.valid.eq(valid & in_window), exits.i.payload.eq(beat_data)]
 
         m.d.comb += [
             self.o.valid.eq(bound.o.valid),
@@ -415,7 +418,7 @@ class Parser(wiring.Component):
         return m
 
     def arrive(self, m, arrived, arrival):
-        """Register a beat of the MAC, count beats and bytes."""
+        """Register a beat of the MAC, count beats and bytes; gives the number of the next beat."""
         incoming = self.mac.payload
         index = Signal(16 - count_bits(self.bus_bytes - 1))
         near = Signal(near_bits(self.bus_bytes))
@@ -447,3 +450,4 @@ class Parser(wiring.Component):
                     index.eq(Mux(index.all(), index, index + 1)),
                     near.eq(Mux(near.all(), near, near + 1)),
                 ]
+        return near

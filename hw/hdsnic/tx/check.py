@@ -128,10 +128,13 @@ class ReferenceCheck(wiring.Component):
         job = Signal(Job(p))
         too_long = Signal()
         payload = judged.job.payload_length
+        cut = judged.job.tso & (payload > judged.job.mss)
         m.d.sync += [
             settled.eq(judged_valid & judged.finish),
             job.eq(judged.job),
             job.verdict.eq(verdict),
+            job.segment.eq(Mux(cut, judged.job.mss, payload)),
+            job.later.eq(Mux(cut, payload - judged.job.mss, 0)),
             too_long.eq(
                 Mux(
                     judged.job.tso,

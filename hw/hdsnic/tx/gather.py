@@ -26,12 +26,13 @@ class Gather(wiring.Component):
 
     Takes the jobs in order. Of each: its header's beats, then as many payload bytes as its
     references have, which come from the payload port at any alignment. A `tso` job becomes segments
-    of `mss` payload bytes, the last one of what is left, each behind the same header. Puts out
-    frames on `beats`, which are always taken: a frame is begun only while `room` is 1, and
-    `starved` says that the next one waits for that. `retire` comes with a descriptor's end. A
-    refused job moves nothing; its header beats are dropped. If a beat came with an error, that
-    frame and the descriptor's later ones are not `good`, and the verdict is PORT_ERROR; all bytes
-    are taken all the same.
+    of `mss` payload bytes, the last one of what is left, each behind the same header; all but the
+    last must have two beats. Puts out frames on `beats`, which are always taken: a frame is begun
+    only while `room` is 1, and `starved` says that the next one waits for that. `retire` comes with
+    a descriptor's end. A refused job moves nothing; its header beats are dropped. `done_bytes` of
+    payload were taken, or are not to come. If a beat came with an error, that frame and the
+    descriptor's later ones are not `good`, and the verdict is PORT_ERROR; all bytes are taken all
+    the same.
 
     A beat out a cycle, if the bytes are there: a header's last beat is filled up with payload, so a
     frame takes as many cycles as it has beats. Four cycles from header beat to beat out, eight from
@@ -51,6 +52,7 @@ class Gather(wiring.Component):
                 "starved": Out(1),
                 "beats": Out(Strobe(BeatOfFrame(p))),
                 "retire": Out(Strobe(Retirement(p))),
+                "done_bytes": Out(PAYLOAD_BITS),
             }
         )
 
@@ -76,21 +78,23 @@ class Gather(wiring.Component):
         begins = Signal(init=1)  # the next beat is its frame's first
         segment_left = Signal(length_bits(p))
         later_left = Signal(PAYLOAD_BITS)
-        remaining = Signal(PAYLOAD_BITS)
-        segment = Signal(PAYLOAD_BITS)  # bytes that this frame still takes
+        next_segment = Signal(length_bits(p))
+        next_later = Signal(PAYLOAD_BITS)
+        segment = Signal(length_bits(p))  # bytes that this frame still takes
         later = Signal(PAYLOAD_BITS)
         length = Signal(length_bits(p))
         length_held = Signal(length_bits(p))
-        m.d.comb += [
-            remaining.eq(Mux(opening, job.payload_length, later_left)),
-            segment.eq(segment_left),
-            later.eq(later_left),
-            length.eq(length_held),
+        cut = later_left > job.mss
+        # A frame that others follow has two beats, so this is in time for the next one's first.
+        m.d.sync += [
+            next_segment.eq(Mux(cut, job.mss, later_left)),
+            next_later.eq(Mux(cut, later_left - job.mss, 0)),
         ]
+        m.d.comb += [segment.eq(segment_left), later.eq(later_left), length.eq(length_held)]
         with m.If(begins):
             m.d.comb += [
-                segment.eq(Mux(job.tso & (remaining > job.mss), job.mss, remaining)),
-                later.eq(remaining - segment),
+                segment.eq(Mux(opening, job.segment, next_segment)),
+                later.eq(Mux(opening, job.later, next_later)),
                 length.eq(job.header_length + segment),
             ]
 
@@ -141,6 +145,7 @@ class Gather(wiring.Component):
             self.starved.eq(self.jobs.valid & ~refused & begins & ~self.room),
             final.eq(pieces & (segment == count)),
             queue.take.eq(Mux(go, count, 0)),
+            self.done_bytes.eq(Mux(void, job.payload_length, queue.take)),
             keep.en.eq(go & opening & ~in_payload & job.tso),
             void.eq(self.jobs.valid & refused & (~job.header | (self.header.valid & header.last))),
             self.header.ready.eq(
@@ -245,6 +250,5 @@ class Gather(wiring.Component):
             self.retire.payload.position.eq(whole.job.position),
             self.retire.payload.consumer.eq(whole.job.consumer),
             self.retire.payload.advance.eq(whole.job.advance),
-            self.retire.payload.bytes.eq(whole.job.header_length + whole.job.payload_length),
         ]
         return m

@@ -95,8 +95,10 @@ class Job(data.StructLayout):
     """A descriptor whose references were checked.
 
     `verdict` is a TxOutcome; but for SENT nothing of it is gathered. `header`: beats follow in the
-    header FIFO. Lengths and offsets count a VLAN tag. `position` is the descriptor's cell,
-    `consumer` the transmit ring's consumer index behind it, published if `advance`.
+    header FIFO. Lengths and offsets count a VLAN tag. Of the payload the first frame takes
+    `segment` bytes, and `later` bytes are left then; the check fills these in. `position` is the
+    descriptor's cell, `consumer` the transmit ring's consumer index behind it, published if
+    `advance`.
     """
 
     def __init__(self, parameters):
@@ -107,6 +109,8 @@ class Job(data.StructLayout):
                 "header": 1,
                 "header_length": length_bits(parameters),
                 "payload_length": PAYLOAD_BITS,
+                "segment": length_bits(parameters),
+                "later": PAYLOAD_BITS,
                 "l3_offset": OFFSET_BITS,
                 "l4_offset": OFFSET_BITS,
                 "ipv4_checksum": 1,
@@ -178,10 +182,7 @@ class BeatOfFrame(data.StructLayout):
 
 
 class Retirement(data.StructLayout):
-    """A descriptor is through: all of its reads were answered, or it was refused.
-
-    `bytes` are those of its header and payload.
-    """
+    """A descriptor is through: all of its reads were answered, or it was refused."""
 
     def __init__(self, parameters):
         super().__init__(
@@ -191,7 +192,6 @@ class Retirement(data.StructLayout):
                 "position": 32,
                 "consumer": 32,
                 "advance": 1,
-                "bytes": PAYLOAD_BITS,
             }
         )
 

@@ -149,6 +149,7 @@ class Shares(wiring.Component):
         with m.Elif(turn[0]):
             m.d.sync += owed.eq(0)
 
+        all_tokens = (0xFFFF * UNIT_BYTES) << _FRACTION_BITS
         held = Signal(token_shape)
         fresh = Signal(signed(token_shape.width + 32 + round_bits))
         most = Signal(token_shape)
@@ -161,7 +162,8 @@ class Shares(wiring.Component):
             income.eq(Mux(refilled, limit_read.data.rate << round_bits, 0)),
             most.eq((limit_read.data.burst * UNIT_BYTES) << _FRACTION_BITS),
             fresh.eq(held + income - (charge << _FRACTION_BITS)),
-            result.eq(Mux(unlimited | (fresh > most), most, fresh)),
+            # Without a limit there are tokens for any burst that may be set.
+            result.eq(Mux(unlimited, all_tokens, Mux(fresh > most, most, fresh))),
             token_write.en.eq(1),
             token_write.addr.eq(charged),
             token_write.data.eq(result),

@@ -69,7 +69,7 @@ class Transmit(wiring.Component):
     A frame is begun only when the frame buffer has room for the largest one, so a MAC that stalls
     holds up what was begun behind it. With `pause` no descriptor is begun, what was fetched ahead
     is discarded (and fetched again later), and `idle` follows once all reads were answered and all
-    descriptors retired: at most the frame buffer's size and a descriptor of payload were under way.
+    descriptors retired: the payload under way is at most a descriptor and the frame buffer's size.
     While `mac_stalled` is 1, and during a pause from the time on when a frame lacked room and the
     MAC took nothing for 1,024 cycles, to its next beat, frames are dropped instead of sent; each
     gives a `frame_discarded`. One that was cut ends with a beat marked as an error.
@@ -78,8 +78,8 @@ class Transmit(wiring.Component):
 
     Throughput: a beat a cycle; a frame of 60 bytes from an 80-byte descriptor takes 10 cycles at 8
     bytes a beat and 2 at 64, whether its payload stands in the descriptor or in one reference. Up
-    to 256 descriptors, or the frame buffer's size of header and payload, are begun at a time, which
-    hides 200 cycles of latency of both ports.
+    to 256 descriptors, while less than the frame buffer's size of payload is under way, hide 200
+    cycles of latency of both ports.
 
     Parameters: see `Parameters`; all of its bus widths.
     """
@@ -257,20 +257,22 @@ class Transmit(wiring.Component):
             faults.r_en.eq(self.tx_fault.ready),
         ]
 
-        # -- the account: descriptors under way, and their bytes --
+        # -- the account: descriptors under way, and payload that is to be gathered for them --
+        begun = Signal()
         under_way = Signal(count_bits(_JOBS))
         under_way_bytes = Signal(PAYLOAD_BITS + 1)
-        m.d.comb += parser.room.eq(
-            (under_way < _JOBS) & (under_way_bytes < p.tx_buffer_bytes) & check.room
-        )
-        m.d.sync += [
-            under_way.eq(
-                under_way + (parser.items.valid & parser.items.payload.finish) - gather.retire.valid
+        m.d.comb += [
+            begun.eq(parser.items.valid & parser.items.payload.finish),
+            parser.room.eq(
+                (under_way < _JOBS) & (under_way_bytes < p.tx_buffer_bytes) & check.room
             ),
+        ]
+        m.d.sync += [
+            under_way.eq(under_way + begun - gather.retire.valid),
             under_way_bytes.eq(
                 under_way_bytes
-                + Mux(parser.begun.valid, parser.begun.payload.bytes, 0)
-                - Mux(gather.retire.valid, retired.bytes, 0)
+                + Mux(begun, parser.items.payload.job.payload_length, 0)
+                - gather.done_bytes
             ),
         ]
         reads = Signal()  # descriptors are being fetched or parsed

@@ -70,10 +70,10 @@ class Channel:
     # -- requests ----------------------------------------------------------------------------
 
     def ask(self, kind, *, port=0, socket=0, connection=0, address=0, region=0, generation=0,
-            offset=0, length=0) -> None:  # fmt: skip
+            offset=0, length=0, spare=0) -> None:  # fmt: skip
         """Queue one request; it is published by the next `flush`, in order."""
         self._waiting.append(
-            (kind, port, socket, connection, address, region, generation, offset, length, 0)
+            (kind, port, socket, connection, address, region, generation, offset, length, spare)
         )
 
     def flush(self) -> None:

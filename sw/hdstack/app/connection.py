@@ -1,17 +1,18 @@
 """One connection as the application keeps it: what came, what is to go, and how it ended."""
 
 import asyncio
-import socket
+import ipaddress
+import struct
 from collections import deque
 from contextlib import suppress
 
 from ..errors import HdstackError
-from ..tcp.events import CloseReason, RequestKind
+from ..tcp.events import IPV6, CloseReason, RequestKind
 from .buffers import SendBuffer, View
 from .socket_options import SocketOptions
 from .streams import StreamReader, StreamWriter
 
-__all__ = ["Connection", "NoResources", "failure", "ipv4"]
+__all__ = ["Connection", "NoResources", "address_fields", "address_text", "failure"]
 
 _CHUNK = 64 * 1024
 """Largest send buffer that `write` fills at a time."""
@@ -258,9 +259,20 @@ class Connection:
             self.abort()
 
 
-def ipv4(text: str) -> int:
-    """An IPv4 address in text, as an integer in host byte order."""
+def address_fields(text: str) -> dict[str, int]:
+    """An address in text, as the fields of a CONNECT request (`events.IPV6`)."""
     try:
-        return int.from_bytes(socket.inet_aton(text), "big")
-    except OSError:
-        raise OSError(f"{text!r} is not an IPv4 address such as 10.77.0.1") from None
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise OSError(f"{text!r} is no address such as 10.77.0.1 or fd00:77::1") from None
+    if address.version == 4:
+        return {"address": int(address)}
+    first, second, third, last = struct.unpack(">4I", address.packed)
+    return {"region": IPV6, "address": last, "connection": third, "length": second, "spare": first}
+
+
+def address_text(address: int, region: int, offset: int, length: int, spare: int) -> str:
+    """The address in an event, as text."""
+    if region != IPV6:
+        return str(ipaddress.IPv4Address(address))
+    return str(ipaddress.IPv6Address(struct.pack(">4I", spare, length, offset, address)))

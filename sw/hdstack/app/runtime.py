@@ -15,7 +15,7 @@ from ..errors import ServiceError
 from ..tcp.events import CloseReason, EventKind, OpenFlag, RequestKind
 from .buffers import SendBuffer
 from .channel import Channel
-from .connection import Connection, failure, ipv4
+from .connection import Connection, address_fields, address_text, failure
 from .pool import ELEMENT_BYTES, POOL_BYTES, DeviceLink, Pool
 
 __all__ = ["Runtime", "Server", "connect"]
@@ -134,16 +134,16 @@ class Runtime:
                                    port=port, offset=OpenFlag.NODELAY, length=backlog)  # fmt: skip
 
     async def open_connection(self, host: str, port: int, timeout: float = 30.0):
-        """Connect to `host` (IPv4) and `port`; returns (reader, writer).
+        """Connect to `host` (an address) and `port`; returns (reader, writer).
 
         Raises ConnectionRefusedError, TimeoutError (after `timeout` seconds) or another OSError.
         """
-        address = ipv4(host)
+        address = address_fields(host)
         if not 0 < port < 65536:
             raise ValueError(f"port is {port}; 1 to 65535 are allowed")
         what = f"connection to {host}:{port}"
-        request = self._request(RequestKind.CONNECT, what, (host, port), address=address,
-                                port=port, offset=OpenFlag.NODELAY)  # fmt: skip
+        request = self._request(RequestKind.CONNECT, what, (host, port), port=port,
+                                offset=OpenFlag.NODELAY, **address)  # fmt: skip
         try:
             connection = await asyncio.wait_for(request, timeout)
         except TimeoutError:
@@ -259,7 +259,7 @@ class Runtime:
                 return
         self.loop.call_soon(self._on_wake)  # let others of this loop have a turn
 
-    def _dispatch(self, kind, port, socket, number, address, region, reason, offset, length, _):
+    def _dispatch(self, kind, port, socket, number, address, region, reason, offset, length, spare):
         connection = self._connections.get(number)
         if kind == EventKind.READABLE:
             if connection is not None:
@@ -281,7 +281,8 @@ class Runtime:
                 del self._connections[number]
                 connection.on_closed(reason)
         elif kind == EventKind.ACCEPTED:
-            self._accepted(socket, number, address, port)
+            peer = address_text(address, region, offset, length, spare), port
+            self._accepted(socket, number, peer)
         elif kind in (EventKind.CONNECTED, EventKind.LISTENING, EventKind.FAILED):
             self._answered(kind, socket, number, reason)
 
@@ -313,8 +314,7 @@ class Runtime:
             else:
                 future.set_result(connection)
 
-    def _accepted(self, socket, number, address, port):
-        peer = ".".join(str(address >> at & 255) for at in (24, 16, 8, 0)), port
+    def _accepted(self, socket, number, peer):
         server = self._listeners.get(socket)
         local = (self.address, server.port if server else 0)
         connection = self._connections[number] = Connection(self, number, local, peer)

@@ -90,17 +90,21 @@ def stack(
     address: Annotated[str, typer.Option(help="IPv4 address and prefix.")] = "10.77.0.2/24",
     mac: Annotated[str, typer.Option(help="MAC address of the card.")] = "02:68:64:73:00:02",
     gateway: Annotated[str | None, typer.Option(help="Router for other networks.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Further address and prefix, IPv4 or IPv6.")
+    ] = None,
+    gateway6: Annotated[str | None, typer.Option(help="Router for IPv6.")] = None,
     uid: Uid = None,
     ready_fd: ReadyFd = None,
     parent_pid: ParentPid = None,
 ):
     """Run the stack process on a device that runs, until it is interrupted.
 
-    [bold]Example:[/bold]  hdsnic stack --address 10.77.0.2/24
+    [bold]Example:[/bold]  hdsnic stack --address 10.77.0.2/24 --also fd00:77::2/64
     """
     from .processes import run_stack
 
-    run_stack(run, address, mac, gateway, uid, ready_fd, parent_pid)
+    run_stack(run, address, mac, gateway, also or [], gateway6, uid, ready_fd, parent_pid)
 
 
 @app.command()

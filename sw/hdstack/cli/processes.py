@@ -38,6 +38,8 @@ def run_stack(
     address: str,
     mac: str,
     gateway: str | None,
+    also: list[str],
+    gateway6: str | None,
     uid: int | None,
     ready_fd: int | None,
     parent_pid: int | None,
@@ -47,6 +49,10 @@ def run_stack(
         ipaddress.IPv4Interface(address)
         if gateway is not None:
             ipaddress.IPv4Address(gateway)
+        for text in also:
+            ipaddress.ip_interface(text)
+        if gateway6 is not None:
+            ipaddress.IPv6Address(gateway6)
     except ValueError as error:
         raise CommandError(f"{error}; an address is given as 10.77.0.2/24") from None
     if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", mac):
@@ -62,5 +68,5 @@ def run_stack(
         say.print(f"stack of {address} in {run_directory}; Ctrl-C ends it", soft_wrap=True)
     service.main(
         run_directory, address, mac, uid=uid, ready_fd=ready_fd, parent_pid=parent_pid,
-        gateway=gateway,
+        gateway=gateway, addresses=also, gateway6=gateway6,
     )  # fmt: skip

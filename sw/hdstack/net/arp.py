@@ -3,6 +3,7 @@
 from ..compile import part
 from ..tcp import counters
 from ..tcp.open import neighbour_known
+from ..tcp.routes import is_local
 from ..tcp.rows import count
 from .bytesio import get16, get32, get48, put8, put16, put32, put48
 from .ethernet import ARP, BROADCAST, encode
@@ -26,22 +27,21 @@ def on_packet(s, memory, at, length, now):
     mac = get48(memory, at + 8)
     address = get32(memory, at + 14)
     target = get32(memory, at + 24)
-    own = s["control"]["address"]
-    if target != own:
+    if not is_local(s, 0, target):
         return
     # a group address is nobody's; our own is a forgery, or a conflict that we do not settle
-    if mac >> 40 & 1 or mac == 0 or address == own:
+    if mac >> 40 & 1 or mac == 0 or is_local(s, 0, address):
         count(s, counters.BAD_ARP)
         return
     count(s, counters.ARP_IN)
     asks_us = operation == REQUEST
     if address != 0:  # 0: a probe (RFC 5227), answered and not learned
-        if learn(s, address, mac, asks_us, now):
-            neighbour_known(s, address, mac, now)
+        if learn(s, 0, address, mac, asks_us, now):
+            neighbour_known(s, 0, address, mac, now)
         elif operation == REPLY:
             count(s, counters.BAD_ARP)
     if asks_us:
-        send_arp(s, REPLY, mac, address)
+        send_arp(s, REPLY, mac, address, target)
 
 
 @part
@@ -56,7 +56,7 @@ def encode_packet(s, row, memory, at):
     put8(memory, at + 19, 4)
     put16(memory, at + 20, row["flags"])
     put48(memory, at + 22, control["mac"])
-    put32(memory, at + 28, control["address"])
+    put32(memory, at + 28, row["address"])
     put48(memory, at + 32, row["mac"])
     put32(memory, at + 38, row["remote_address"])
     return 42

@@ -26,6 +26,12 @@ def get48(memory, at):
 
 
 @part
+def get64(memory, at):
+    """As a signed number: half an IPv6 address."""
+    return (get32(memory, at) << 32) | get32(memory, at + 4)
+
+
+@part
 def put8(memory, at, value):
     memory[at] = value & 0xFF
 
@@ -46,6 +52,12 @@ def put32(memory, at, value):
 def put48(memory, at, value):
     put16(memory, at, value >> 32)
     put32(memory, at + 2, value)
+
+
+@part
+def put64(memory, at, value):
+    put32(memory, at, value >> 32)
+    put32(memory, at + 4, value)
 
 
 @part

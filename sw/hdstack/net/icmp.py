@@ -1,71 +1,131 @@
-"""ICMP echo (RFC 792): requests are answered, at a limited rate; all else is counted."""
+"""ICMP (RFC 792): echo is answered, errors about our segments go to TCP, what nobody here takes is
+answered by "unreachable" (RFC 1122 section 3.2.2.1). Whatever is sent is limited in rate."""
 
 from ..compile import part
-from ..tcp import counters
-from ..tcp.emit import take_segment
-from ..tcp.rows import count, segment_room
+from ..tcp import counters, path
+from ..tcp.rows import count
 from ..tcp.sequence import refill
-from ..tcp.tables import FRAME_BYTES, FRAMES, NONE, SECOND, WHOLE_FRAME
-from . import ipv4
-from .bytesio import checksum, get48, put16, put48
-from .neighbour import STACK_QUEUE
+from ..tcp.tables import NONE, SECOND
+from . import ipv4, tcp_header
+from .bytesio import checksum, get16, get32, get48, put16, put48
+from .frames import begin_frame
 
 ECHO_REPLY = 0
+UNREACHABLE = 3
 ECHO_REQUEST = 8
+TIME_EXCEEDED = 11
+PARAMETER_PROBLEM = 12
+PROTOCOL = 2
+PORT = 3
+TOO_BIG = 4
 PER_SECOND = 1000
 BURST = 100
+QUOTED_MAX = 548
+"""With its headers an error has at most 576 bytes (RFC 1812 section 4.3.2.3)."""
 
 
 @part
-def take_frame(s):
-    """A free row of `frames`, or -1."""
+def begin_answer(s, size, now):
+    """A row of `frames` for `size` bytes; -1, counted, where the rate limit or room forbids it."""
     control = s["control"]
-    at = control["frame_next"] % FRAMES
-    if s["frames"][at]["length"] != 0:
-        return NONE
-    control["frame_next"] += 1
-    return at
+    tokens = refill(control["echo_tokens"], control["echo_filled"], now, PER_SECOND, BURST)
+    control["echo_filled"] = now
+    control["echo_tokens"] = tokens
+    slot = begin_frame(s, size) if tokens >= SECOND else NONE
+    if slot < 0:
+        count(s, counters.ICMP_WITHHELD)
+        return slot
+    control["echo_tokens"] = tokens - SECOND
+    return slot
 
 
 @part
-def on_packet(s, memory, at, ip, header, total, source, now):
+def end_answer(s, slot, memory, at, ip, length):
+    """Headers and checksum of an answer of `length` bytes to the packet at `ip` of frame `at`."""
+    out = s["frames"][slot]["bytes"]
+    put48(out, 0, get48(memory, at + 6))
+    put48(out, 6, s["control"]["mac"])
+    put16(out, 12, 0x0800)
+    ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, length)
+    put16(out, 24, checksum(out, 14, ipv4.HEADER_BYTES))
+    put16(out, 36, 0)
+    put16(out, 36, checksum(out, 34, length))
+
+
+@part
+def on_echo(s, memory, at, ip, message, length, now):
+    """Answer an echo request of `length` bytes."""
+    slot = begin_answer(s, 34 + length, now)
+    if slot < 0:
+        return
+    out = s["frames"][slot]["bytes"]
+    for step in range(length):
+        out[34 + step] = memory[message + step]
+    out[34] = ECHO_REPLY
+    end_answer(s, slot, memory, at, ip, length)
+    count(s, counters.ECHO_REPLIES)
+
+
+@part
+def send_unreachable(s, memory, at, ip, total, code, now):
+    """The packet at `ip` found nobody: say so, quoting it."""
+    quoted = min(total, QUOTED_MAX)
+    slot = begin_answer(s, 42 + quoted, now)
+    if slot < 0:
+        return
+    out = s["frames"][slot]["bytes"]
+    put16(out, 34, (UNREACHABLE << 8) | code)
+    put16(out, 38, 0)
+    put16(out, 40, 0)
+    for step in range(quoted):
+        out[42 + step] = memory[ip + step]
+    end_answer(s, slot, memory, at, ip, 8 + quoted)
+    count(s, counters.UNREACHABLES_OUT)
+
+
+@part
+def on_error(s, memory, message, length, now):
+    """An error that quotes a packet: TCP is told if it is a segment of ours in flight."""
+    kind = memory[message]
+    code = memory[message + 1]
+    quoted = message + 8
+    header = ipv4.header_length(memory, quoted, length - 8)
+    if header == 0 or length < 8 + header + 8:
+        count(s, counters.BAD_ICMP)
+        return
+    size = get16(memory, quoted + 2)
+    if memory[quoted + 9] != ipv4.TCP or get16(memory, quoted + 6) & 0x1FFF:
+        count(s, counters.ERRORS_IGNORED)
+        return
+    p = s["parsed"]
+    p["local_high"] = 0
+    p["local_address"] = get32(memory, quoted + 12)
+    p["remote_high"] = 0
+    p["remote_address"] = get32(memory, quoted + 16)
+    tcp_header.quote(p, memory, quoted + header)
+    index = path.quoted_connection(s, p["seq"])
+    if index < 0:
+        count(s, counters.ERRORS_IGNORED)
+    elif kind == UNREACHABLE and code == TOO_BIG:
+        path.on_too_big(s, index, get16(memory, message + 6), size, now)
+    elif kind == UNREACHABLE:
+        path.on_unreachable(s, index, code in (PROTOCOL, PORT), code == PORT)
+    else:
+        path.on_unreachable(s, index, False, False)
+
+
+@part
+def on_packet(s, memory, at, ip, header, total, now):
     """An ICMP message in the frame at `at`: IP header at `ip`, `header` bytes, `total` with it."""
     length = total - header
     message = ip + header
     if length < 8 or checksum(memory, message, length) != 0:
         count(s, counters.BAD_ICMP)
         return
-    if memory[message] != ECHO_REQUEST or memory[message + 1] != 0:
+    kind = memory[message]
+    if kind == ECHO_REQUEST and memory[message + 1] == 0:
+        on_echo(s, memory, at, ip, message, length, now)
+    elif kind in (UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM):
+        on_error(s, memory, message, length, now)
+    else:
         count(s, counters.OTHER_PROTOCOL)
-        return
-    control = s["control"]
-    tokens = refill(control["echo_tokens"], control["echo_filled"], now, PER_SECOND, BURST)
-    control["echo_filled"] = now
-    control["echo_tokens"] = tokens
-    size = 14 + ipv4.HEADER_BYTES + length
-    if tokens < SECOND or size > FRAME_BYTES or segment_room(s, STACK_QUEUE) <= 0:
-        count(s, counters.ICMP_WITHHELD)
-        return
-    slot = take_frame(s)
-    if slot < 0:
-        count(s, counters.ICMP_WITHHELD)
-        return
-    control["echo_tokens"] = tokens - SECOND
-    frame = s["frames"][slot]
-    out = frame["bytes"]
-    put48(out, 0, get48(memory, at + 6))
-    put48(out, 6, control["mac"])
-    put16(out, 12, 0x0800)
-    ipv4.encode(out, 14, control["address"], source, ipv4.ICMP, length)
-    put16(out, 24, checksum(out, 14, ipv4.HEADER_BYTES))
-    for step in range(length):
-        out[34 + step] = memory[message + step]
-    out[34] = ECHO_REPLY
-    put16(out, 36, 0)
-    put16(out, 36, checksum(out, 34, length))
-    frame["length"] = size
-    row = take_segment(s, STACK_QUEUE)
-    row["kind"] = WHOLE_FRAME
-    row["connection"] = NONE
-    row["frame"] = slot
-    count(s, counters.ECHO_REPLIES)

@@ -8,10 +8,11 @@ this code read beyond the record is.
 from ..compile import entry, part
 from ..tcp import counters
 from ..tcp.input import on_segment, return_payload
+from ..tcp.routes import is_host, is_local
 from ..tcp.rows import count, return_buffer
 from ..tcp.window import on_record
-from . import arp, ethernet, icmp, ipv4, tcp_header
-from .bytesio import get16, get32, get48
+from . import arp, ethernet, icmp, icmp6, ipv4, ipv6, tcp_header
+from .bytesio import get16, get32, get48, get64
 
 __all__ = ["on_frame"]
 
@@ -45,7 +46,8 @@ def on_ipv4(s, memory, at, ip, header_end, payload_length, now):
         return_payload(s)
         return
     total = get16(memory, ip + 2)
-    if get32(memory, ip + 16) != s["control"]["address"]:
+    local = get32(memory, ip + 16)
+    if not is_local(s, 0, local):
         count(s, counters.NOT_OURS)
         return_payload(s)
         return
@@ -55,20 +57,74 @@ def on_ipv4(s, memory, at, ip, header_end, payload_length, now):
         return
     source = get32(memory, ip + 12)
     # no host has these: an answer would go to many, or to ourselves
-    if source == 0 or source >> 28 >= 14 or source == s["control"]["address"]:
+    if not is_host(0, source) or is_local(s, 0, source):
         count(s, counters.BAD_IP)
         return_payload(s)
         return
     protocol = memory[ip + 9]
     if protocol == ipv4.TCP:
+        p["local_high"] = 0
+        p["local_address"] = local
+        p["remote_high"] = 0
         p["remote_address"] = source
         on_tcp(s, memory, ip, header, total, header_end, payload_length, now)
-    elif protocol == ipv4.ICMP and ip + total <= header_end:
-        icmp.on_packet(s, memory, at, ip, header, total, source, now)
+        return
+    return_payload(s)
+    whole = ip + total <= header_end
+    if protocol == ipv4.ICMP and whole:
+        icmp.on_packet(s, memory, at, ip, header, total, now)
+        return
+    count(s, counters.OTHER_PROTOCOL)
+    if whole and protocol != ipv4.ICMP:
+        code = icmp.PORT if protocol == ipv4.UDP else icmp.PROTOCOL
+        icmp.send_unreachable(s, memory, at, ip, total, code, now)
+
+
+@part
+def on_ipv6(s, memory, at, ip, header_end, payload_length, now):
+    """An IPv6 packet at `ip` of the frame at `at`."""
+    p = s["parsed"]
+    if header_end - ip < ipv6.HEADER_BYTES or memory[ip] >> 4 != 6:
+        count(s, counters.BAD_IP)
         return_payload(s)
+        return
+    total = ipv6.HEADER_BYTES + get16(memory, ip + 4)
+    p["remote_high"] = get64(memory, ip + 8)
+    p["remote_address"] = get64(memory, ip + 16)
+    p["local_high"] = get64(memory, ip + 24)
+    p["local_address"] = get64(memory, ip + 32)
+    to_us = is_local(s, p["local_high"], p["local_address"]) and memory[at] & 1 == 0
+    if not to_us and p["local_high"] >> 56 & 0xFF != 0xFF:
+        count(s, counters.NOT_OURS)
+        return_payload(s)
+        return
+    unspecified = p["remote_high"] == 0 and p["remote_address"] == 0
+    no_host = p["remote_high"] == 0 or not is_host(p["remote_high"], p["remote_address"])
+    protocol, after = ipv6.find_payload(memory, ip, min(ip + total, header_end))
+    # only who looks for an address of its own may have none yet
+    if (no_host and not (unspecified and protocol == ipv6.ICMP)) or is_local(
+        s, p["remote_high"], p["remote_address"]
+    ):
+        count(s, counters.BAD_IP)
+        return_payload(s)
+        return
+    if protocol == ipv6.TCP and to_us:
+        on_tcp(s, memory, ip, after - ip, total, header_end, payload_length, now)
+        return
+    return_payload(s)
+    whole = ip + total <= header_end
+    if protocol == ipv6.FRAGMENT:
+        count(s, counters.FRAGMENTS)
+    elif protocol == ipv6.ICMP and whole:
+        icmp6.on_packet(s, memory, at, ip, after, ip + total - after, to_us, now)
     else:
         count(s, counters.OTHER_PROTOCOL)
-        return_payload(s)
+        if whole and to_us and not unspecified and protocol >= 0:
+            if protocol == ipv6.UDP:
+                icmp6.send_error(s, memory, at, ip, total, icmp6.UNREACHABLE, icmp6.PORT, 0, now)
+            elif after == ip + ipv6.HEADER_BYTES:
+                kind, code = icmp6.PARAMETER_PROBLEM, icmp6.NEXT_HEADER
+                icmp6.send_error(s, memory, at, ip, total, kind, code, 6, now)
 
 
 @entry
@@ -101,6 +157,9 @@ def on_frame(
             return_payload(s)
             return
         on_ipv4(s, memory, at, at + skip, at + header_length, payload_length, now)
+        return
+    if kind == ethernet.IPV6 and memory[at + 6] & 1 == 0:
+        on_ipv6(s, memory, at, at + skip, at + header_length, payload_length, now)
         return
     return_payload(s)
     if kind == ethernet.ARP:

@@ -6,6 +6,7 @@ from .bytesio import get16, put8, put16, put32
 HEADER_BYTES = 20
 ICMP = 1
 TCP = 6
+UDP = 17
 TTL = 64
 DONT_FRAGMENT = 0x4000
 

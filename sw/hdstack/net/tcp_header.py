@@ -4,6 +4,7 @@ from ..compile import part
 from ..tcp.emit import ACK, FIN, RST, SYN
 from ..tcp.tables import NONE, SACK_BLOCKS
 from .bytesio import fold, get8, get16, get32, put8, put16, put32
+from .ipv6 import half_sum
 
 HEADER_BYTES = 20
 END = 0
@@ -52,6 +53,14 @@ def parse(s, memory, at, room):
     elif size > HEADER_BYTES:
         parse_options(p, memory, at + HEADER_BYTES, at + size)
     return size
+
+
+@part
+def quote(p, memory, at):
+    """Ports and number of a segment of ours whose first 8 bytes are quoted at `at`."""
+    p["local_port"] = get16(memory, at)
+    p["remote_port"] = get16(memory, at + 2)
+    p["seq"] = get32(memory, at + 4)
 
 
 @part
@@ -130,6 +139,15 @@ def encode_options(row, memory, at):
 
 
 @part
+def address_sum(row):
+    """The sum of the 16-bit words of both addresses."""
+    total = half_sum(row["address"]) + half_sum(row["remote_address"])
+    if row["remote_high"] != 0:
+        total += half_sum(row["high"]) + half_sum(row["remote_high"])
+    return total
+
+
+@part
 def encode(row, memory, at):
     """Write the header of a TCP_SEGMENT row; gives its length.
 
@@ -143,9 +161,6 @@ def encode(row, memory, at):
     put8(memory, at + 12, size << 2)
     put8(memory, at + 13, row["flags"])
     put16(memory, at + 14, row["window"])
-    source = row["address"]
-    destination = row["remote_address"]
-    total = (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (destination & 0xFFFF)
-    put16(memory, at + 16, fold(total + 6 + size + row["payload"]))
+    put16(memory, at + 16, fold(address_sum(row) + 6 + size + row["payload"]))
     put16(memory, at + 18, 0)
     return size

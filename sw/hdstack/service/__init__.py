@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import memory
@@ -61,6 +62,27 @@ def _address(text: str, gateway: str | None):
     return int(interface.ip), interface.network.prefixlen, int(hop) if hop else 0
 
 
+def _further(addresses, gateway6: str | None, mac: bytes):
+    """Interfaces and routes beyond the first IPv4 address; with IPv6 comes one of the link."""
+    try:
+        interfaces = [ipaddress.ip_interface(text) for text in addresses]
+        hop = ipaddress.IPv6Address(gateway6) if gateway6 else None
+    except ValueError as error:
+        raise ConfigurationError(
+            f"addresses {', '.join(addresses)}, IPv6 gateway {gateway6!r}: {error}; give them as"
+            " fd00:77::2/64 and fd00:77::1"
+        ) from None
+    ipv6 = any(each.version == 6 for each in interfaces)
+    if ipv6 and not any(each.ip.is_link_local for each in interfaces):
+        # RFC 4291 appendix A
+        host = bytes([mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]])
+        own = ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + host)
+        interfaces.append(ipaddress.IPv6Interface((own, 64)))
+    if hop and not ipv6:
+        raise ConfigurationError(f"IPv6 gateway {gateway6} is given, but no IPv6 address")
+    return interfaces, [(ipaddress.IPv6Network("::/0"), hop)] if hop else []
+
+
 def _mac(text: str) -> bytes:
     try:
         mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
@@ -76,7 +98,8 @@ def _mac(text: str) -> bytes:
 
 def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: int | None = None,
          ready_fd: int | None = None, parent_pid: int | None = None, gateway: str | None = None,
-         mtu: int = 1500) -> None:  # fmt: skip
+         mtu: int = 1500, addresses: Sequence[str] = (),
+         gateway6: str | None = None) -> None:  # fmt: skip
     """Run the stack process until SIGTERM or SIGINT, or until its parent or the device ends.
 
     Parameters
@@ -88,11 +111,15 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     ready_fd: "ready" and a newline are written here when traffic can flow; then it is closed.
     parent_pid: end with this parent process.
     mtu: largest IP packet, in bytes.
+    addresses: further addresses of either family, with prefix, "fd00:77::2/64"; with IPv6 comes an
+        address of the link by itself.
+    gateway6: next hop for other IPv6 networks.
 
     Raises HdstackError, with one sentence, if it cannot start or if the device ends.
     """
     own, prefix, hop = _address(address, gateway)
     hardware = _mac(mac)
+    interfaces, routes = _further(addresses, gateway6, hardware)
     warm()
     from ..driver import DeviceProcess
     from .server import Server, listen
@@ -104,7 +131,9 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     memory.harden()
     if parent_pid is not None:
         memory.die_with_parent(parent_pid)
-    server = Server(DeviceProcess(run_directory), listener, hardware, own, prefix, hop, mtu)
+    server = Server(
+        DeviceProcess(run_directory), listener, hardware, own, prefix, hop, mtu, interfaces, routes
+    )
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     signal.signal(signal.SIGINT, lambda *_: server.stop())
     signal.set_wakeup_fd(server.stop_descriptor(), warn_on_full_buffer=False)

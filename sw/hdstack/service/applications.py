@@ -21,7 +21,7 @@ from .. import memory
 from ..driver import Card
 from ..errors import MemoryRefused, ServiceError
 from ..messages import close_all
-from ..tcp import core
+from ..tcp import core, tables
 from . import state
 from .rules import Rules
 
@@ -242,6 +242,10 @@ class Applications:
             "ok": True,
             "abi": abi.ABI_VERSION,
             "address": socket.inet_ntoa(address.to_bytes(4, "big")),
+            "addresses": [
+                str(tables.join_address(int(row["high"]), int(row["address"])))
+                for row in self._s["locals"][: self._s["control"]["locals"]]
+            ],
             "queue": application.queue,
             "request_rows": state.REQUEST_ROWS,
             "event_rows": state.EVENT_ROWS,

@@ -69,7 +69,7 @@ _RX_DOORBELL = abi.STACK_DOORBELL.RX_CONSUMER.offset // 4
 _SHARE = 64
 """Records, and requests, of one queue in one pass."""
 _FRAME_CELLS = abi.descriptor_cells(1514, 0)
-_SEGMENT_CELLS = abi.descriptor_cells(14 + 20 + 60, MAX_REFERENCES)
+_SEGMENT_CELLS = abi.descriptor_cells(14 + 40 + 60, MAX_REFERENCES)
 
 _CONNECT, _FAILED = int(RequestKind.CONNECT), int(EventKind.FAILED)
 _NO_RESOURCES = int(CloseReason.NO_RESOURCES)
@@ -90,7 +90,7 @@ _W_LEFT, _S_LEFT, _M_LEFT = POSTED_LEFT
 
 @part
 def _put_event(channels, base, producer, kind, port, socket, connection, address, region, reason,
-               offset, length):  # fmt: skip
+               offset, length, spare):  # fmt: skip
     at = base + EVENTS_AT // 4 + (producer % EVENT_ROWS) * 8
     channels[at] = kind | port << 16
     channels[at + 1] = socket
@@ -99,7 +99,7 @@ def _put_event(channels, base, producer, kind, port, socket, connection, address
     channels[at + 4] = region | reason << 16
     channels[at + 5] = offset
     channels[at + 6] = length
-    channels[at + 7] = 0
+    channels[at + 7] = spare
 
 
 @part
@@ -131,7 +131,7 @@ def _events_out(s, io, channels, q):
         _put_event(
             channels, base, queue["event_producer"], int(row["kind"]), int(row["port"]),
             int(row["socket"]), int(row["connection"]), int(row["address"]), int(row["region"]),
-            int(row["reason"]), int(row["offset"]), int(row["length"]),
+            int(row["reason"]), int(row["offset"]), int(row["length"]), int(row["spare"]),
         )  # fmt: skip
         event_taken(s, q)
         queue["event_producer"] = (queue["event_producer"] + 1) & _MASK
@@ -168,9 +168,10 @@ def _segments_out(s, io, rings, words, q):
         more = 8 * (references - 1) if references > 1 else 0
         header = encode_segment(s, q, index, rings, at + CELL + more)
         if tcp:
-            put_descriptor(words, at, header, references, 14, 34, True)
+            ipv4 = segment["remote_high"] == 0
+            put_descriptor(words, at, header, references, 14, 34 if ipv4 else 54, ipv4, True)
         else:
-            put_descriptor(words, at, header, 0, 0, 0, False)
+            put_descriptor(words, at, header, 0, 0, 0, False, False)
         for k in range(references):
             piece = segment["ref"][k]
             put_reference(
@@ -230,7 +231,19 @@ def _refuse_connect(io, channels, q, socket):
     if _event_room(queue, channels, base) <= 0:
         return False
     _put_event(
-        channels, base, queue["event_producer"], _FAILED, 0, socket, 0, 0, 0, _NO_RESOURCES, 0, 0
+        channels,
+        base,
+        queue["event_producer"],
+        _FAILED,
+        0,
+        socket,
+        0,
+        0,
+        0,
+        _NO_RESOURCES,
+        0,
+        0,
+        0,
     )
     queue["event_producer"] = (queue["event_producer"] + 1) & _MASK
     store_release(channels, base + EVENT_PRODUCER, queue["event_producer"])
@@ -267,7 +280,7 @@ def _requests_in(s, io, rings, words, channels, q, now_ns):
         row["generation"] = word >> 16
         row["offset"] = load_acquire(channels, at + 5)
         row["length"] = load_acquire(channels, at + 6)
-        row["spare"] = 0
+        row["spare"] = load_acquire(channels, at + 7)
         if row["kind"] == _CONNECT and queue["range"] != _RANGE_READY:
             if queue["range"] != _RANGE_REFUSED:
                 queue["range"] = _RANGE_WANTED

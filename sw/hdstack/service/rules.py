@@ -19,7 +19,7 @@ _FIRST_EPHEMERAL = port_range(0)[0]
 
 class Rules:
     """The card's listener rules; the first `range_listeners` are kept for port ranges as long as
-    there are others."""
+    there are others. A rule is for every local address."""
 
     def __init__(self, card: Card, s, io):
         self._card, self._s, self._io = card, s, io
@@ -66,7 +66,7 @@ class Rules:
             _log.warning("no steering rule is left for port %d of queue %d", port, queue)
             return False
         index = free.pop()
-        self._card.store_listener(index, queue, port)
+        self._card.store_listener(index, queue, port, address=None)
         self._listeners[row] = index, queue, port
         return True
 
@@ -78,7 +78,7 @@ class Rules:
                 row["range"] = Range.REFUSED
                 return
             index = self._free_range.pop()
-            self._card.store_listener(index, queue, *port_range(queue))
+            self._card.store_listener(index, queue, *port_range(queue), address=None)
             self._card.fence()
             self._ranges[queue] = index
         row["range"] = Range.READY

@@ -88,16 +88,24 @@ class Server:
     device: the device process; its header memory is the stack's.
     listener: from `listen`.
     mac: six bytes. address, gateway: IPv4 in host byte order (0: no gateway). prefix: 0 to 32.
+    interfaces: further addresses (`ipaddress` interfaces of either family).
+    routes: (network, next hop) each, of `ipaddress`.
     """
 
     def __init__(self, device: DeviceProcess, listener: socket.socket, mac: bytes, address: int,
-                 prefix: int, gateway: int = 0, mtu: int = 1500):  # fmt: skip
+                 prefix: int, gateway: int = 0, mtu: int = 1500, interfaces=(),
+                 routes=()):  # fmt: skip
         self._device, self._listener = device, listener
         self._state_fd = memory.create("hdsnic-state", -(-tables.STATE_BYTES // 4096) * 4096)
         memory.add_seals(self._state_fd, memory.SIZE_SEALS)
         self._state = memory.Mapping(self._state_fd, os.fstat(self._state_fd).st_size)
         self._s = s = tables.allocate(self._state.memory)
         tables.initialise(s, mac, address, prefix, gateway, os.urandom(16), mss=mtu - 40)
+        for each in interfaces:
+            tables.add_address(s, *tables.split_address(each.ip), each.network.prefixlen)
+        for network, hop in routes:
+            where = tables.split_network(network.network_address)
+            tables.add_route(s, *where, network.prefixlen, *tables.split_address(hop))
         at = tables.STATE.fields["control"][1] + tables.CONTROL.fields["listeners_version"][1]
         self._version = np.frombuffer(self._state.memory, np.int64, 1, at)
         self._seen_version = 0
@@ -127,6 +135,8 @@ class Server:
         self._counting = None
         self._counted: list[_Client] = []
         self.card.start(mac, address)
+        for index, each in enumerate(interfaces, 1):
+            self.card.store_address(index, each.ip.packed)
         self._applications.open_queue(0)
 
     def stop_descriptor(self) -> int:

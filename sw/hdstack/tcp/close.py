@@ -9,15 +9,18 @@ from . import counters, states
 from .emit import emit_reset
 from .events import CloseReason, EventKind
 from .rows import (
+    append_old,
     connection_event,
     count,
     event_room,
     give_connection,
     give_piece,
     give_send,
+    remove_old,
     return_buffer,
     segment_room,
     set_pending,
+    set_waiting,
     unhash,
 )
 from .scoreboard import forget
@@ -35,13 +38,6 @@ NORMAL = int(CloseReason.NORMAL)
 def is_free(s, queue, row):
     """No transmit of this send is waiting or in the transmit ring (R24)."""
     return row["untaken"] == 0 and row["last_tx"] <= s["queues"][queue]["tx_done"]
-
-
-@part
-def set_waiting(s, c, waiting):
-    """Whether `on_transmitted` has to look at this connection."""
-    s["queues"][c["queue"]]["waiting"] += waiting - c["waiting"]
-    c["waiting"] = waiting
 
 
 @part
@@ -77,7 +73,7 @@ def release(s, index):
         pop_send(s, c)
         if c["attached"]:
             connection_event(s, c, index, RELEASED, 0, 0, 0, 0)
-    set_waiting(s, c, waiting)
+    set_waiting(s, index, waiting)
     if c["closed_due"] and c["send_head"] < 0 and c["attached"]:
         if event_room(s, queue) > 0:
             connection_event(s, c, index, CLOSED, 0, NORMAL, 0, 0)
@@ -113,10 +109,10 @@ def settle(s, index):
         c["rst_due"] = 0
     while c["send_head"] >= 0:
         if not is_free(s, queue, s["sends"][c["send_head"]]):
-            set_waiting(s, c, 1)
+            set_waiting(s, index, 1)
             return
         pop_send(s, c)
-    set_waiting(s, c, 0)
+    set_waiting(s, index, 0)
     if c["attached"] and c["announced"]:
         if event_room(s, queue) <= 0:
             set_pending(s, index)
@@ -154,6 +150,8 @@ def finish(s, index, reason, reset):
         if listener["state"] == states.LISTENER_CLOSING and listener["connections"] == 0:
             listener["state"] = states.LISTENER_FREE
             s["control"]["listeners_version"] += 1
+    if c["state"] == states.TIME_WAIT:
+        remove_old(s, index)
     c["state"] = states.DEAD
     c["reason"] = reason
     c["rst_due"] = reset
@@ -164,7 +162,7 @@ def finish(s, index, reason, reset):
     update_deadline(s, index)
     return_pieces(s, index)
     forget(s, c)
-    drop_promise(s, c)
+    drop_promise(s, index)
     settle(s, index)
 
 
@@ -173,13 +171,14 @@ def enter_time_wait(s, index, now):
     """Both directions are over (R33: nothing of the application is held from here on)."""
     c = s["connections"][index]
     c["state"] = states.TIME_WAIT
+    append_old(s, index)
     c["retransmit_at"] = NEVER
     c["ack_at"] = NEVER
     c["keep_at"] = NEVER
     c["state_at"] = now + TIME_WAIT
     update_deadline(s, index)
     return_pieces(s, index)
-    drop_promise(s, c)
+    drop_promise(s, index)
     if c["attached"]:
         c["closed_due"] = 1
     release(s, index)

@@ -11,8 +11,8 @@ from ..compile import part
 from . import counters, states
 from .emit import ACK, SYN, answer_segment
 from .open import find_listener, learn_options, new_connection, set_flags
-from .rows import count, has_room, low32
-from .sequence import MASK, keyed_hash, stamp_at, stamp_offset
+from .rows import count, has_room, low32, own_mss, ports_of
+from .sequence import MASK, address_key, keyed_hash, stamp_at, stamp_offset
 from .tables import NONE, SECOND
 from .window import WINDOW_SHIFT, set_edge
 
@@ -26,11 +26,14 @@ OPTION_BITS = 63
 
 
 @part
-def tags(s, address, ports, step):
+def tags(s, step):
     """Two keyed numbers: one of the ends, one of the ends and the counter."""
+    p = s["parsed"]
+    key = address_key(s, p["remote_high"], p["remote_address"])
+    ports = ports_of(p)
     secret = s["control"]["secret"]
-    whole = keyed_hash(s, address ^ secret[3], ports ^ secret[2], 1)
-    return whole, keyed_hash(s, address ^ secret[2], ports ^ secret[3], 2 + low32(step))
+    whole = keyed_hash(s, key ^ secret[3], ports ^ secret[2], 1)
+    return whole, keyed_hash(s, key ^ secret[2], ports ^ secret[3], 2 + low32(step))
 
 
 @part
@@ -48,25 +51,24 @@ def answer(s, listener, queue, now):
     """SYN-ACK for the parsed SYN, nothing kept; the caller made sure of room."""
     p = s["parsed"]
     control = s["control"]
-    address = p["remote_address"]
-    ports = (p["remote_port"] << 16) | p["local_port"]
     step = now // STEP
-    whole, dated = tags(s, address, ports, step)
+    whole, dated = tags(s, step)
     mss = mss_index(p["mss"] if p["mss"] > 0 else 536)
     row = answer_segment(s, queue)
     row["flags"] = SYN | ACK
     row["seq"] = (whole + p["seq"] + ((step & 0xFF) << 24) + ((dated + mss) & TAG)) & MASK
     row["ack"] = low32(p["seq"] + 1)
     row["window"] = control["mss"]
-    row["mss"] = control["mss"]
+    row["mss"] = own_mss(s, p["remote_high"])
     if p["ts"] and control["timestamps"]:
         row["sack_ok"] = 1 if p["sack_ok"] and control["sack"] else 0
+        key = address_key(s, p["remote_high"], p["remote_address"])
         bits = NO_SHIFT
         if p["shift"] >= 0:
             bits = min(p["shift"], 14)
             row["shift"] = WINDOW_SHIFT
         bits |= PERMITTED if row["sack_ok"] else 0
-        stamp = stamp_at(stamp_offset(s, address, ports), now)
+        stamp = stamp_at(stamp_offset(s, key, ports_of(p)), now)
         marked = (stamp & ~OPTION_BITS) | bits
         row["ts"] = 1
         row["tsval"] = low32(marked - (OPTION_BITS + 1 if marked > stamp else 0))
@@ -80,14 +82,13 @@ def answer(s, listener, queue, now):
 def read(s, now):
     """Index of the MSS in the cookie that the parsed ACK brings back; -1 if it is none of ours."""
     p = s["parsed"]
-    ports = (p["remote_port"] << 16) | p["local_port"]
     step = now // STEP
-    whole, _ = tags(s, p["remote_address"], ports, step)
+    whole, _ = tags(s, step)
     rest = (p["ack"] - 1 - whole - (p["seq"] - 1)) & MASK
     age = (step - (rest >> 24)) & 0xFF
     if age >= STEPS:
         return NONE
-    _, dated = tags(s, p["remote_address"], ports, step - age)
+    _, dated = tags(s, step - age)
     mss = ((rest & TAG) - dated) & TAG
     return mss if mss < len(MSS_VALUES) else NONE
 
@@ -109,9 +110,7 @@ def accept(s, now):
     queue = listener["queue"]
     if not has_room(s, queue):
         return NONE
-    index = new_connection(
-        s, queue, p["remote_address"], p["remote_port"], p["local_port"], low32(p["ack"] - 1), now
-    )
+    index = new_connection(s, queue, low32(p["ack"] - 1), now)
     if index < 0:
         count(s, counters.SYN_DROPPED)
         return index

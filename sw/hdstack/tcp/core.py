@@ -12,7 +12,7 @@ Outputs wait in rings of bounded size, one pair for each queue. A queue whose ri
 
 import numpy as np
 
-from ..compile import entry
+from ..compile import entry, part
 from . import states
 from .close import NORMAL, finish, release, settle
 from .events import CloseReason
@@ -21,14 +21,15 @@ from .input import resume
 from .requests import NO_RESOURCES, fail, handle_request, listening, stop_listener
 from .rows import first_row, has_room
 from .sequence import MASK
+from .sizes import BLOCK
 from .tables import (
+    BLOCKS,
     CONNECTIONS_PER_QUEUE,
     EVENTS_PER_QUEUE,
     LISTENERS,
     MILLISECOND,
     NEVER,
     NONE,
-    QUEUES,
     REGIONS,
     SEGMENTS_PER_QUEUE,
     SENDS_PER_QUEUE,
@@ -64,7 +65,26 @@ def on_request(s, queue, row, now):
     request["generation"] = row["generation"]
     request["offset"] = row["offset"]
     request["length"] = row["length"]
+    request["spare"] = row["spare"]
     handle_request(s, queue, now)
+
+
+@part
+def expire_block(s, block, now):
+    """Handle what is due in a block of rows; a lower bound of what remains."""
+    following = np.int64(NEVER)
+    first = block * BLOCK
+    queue = first // CONNECTIONS_PER_QUEUE
+    for index in range(first, first + BLOCK):
+        at = s["deadlines"][index]
+        if at <= now:
+            if has_room(s, queue):
+                expire(s, index, now)
+                at = s["deadlines"][index]
+            else:
+                at = now + MILLISECOND
+        following = min(following, at)
+    return following
 
 
 @entry
@@ -74,19 +94,10 @@ def on_timers(s, now):
     if now < s["control"]["next_deadline"]:
         return s["control"]["next_deadline"]
     following = np.int64(NEVER)
-    for queue in range(QUEUES):
-        if s["queues"][queue]["connections"] == 0:
-            continue
-        first = first_row(queue)
-        for index in range(first, first + CONNECTIONS_PER_QUEUE):
-            at = s["deadlines"][index]
-            if at <= now:
-                if has_room(s, queue):
-                    expire(s, index, now)
-                    at = s["deadlines"][index]
-                else:
-                    at = now + MILLISECOND
-            following = min(following, at)
+    for block in range(BLOCKS):
+        if s["blocks"][block] <= now:
+            s["blocks"][block] = expire_block(s, block, now)
+        following = min(following, s["blocks"][block])
     s["control"]["next_deadline"] = following
     return following
 
@@ -122,17 +133,21 @@ def on_transmitted(s, queue, tx_consumer):
     q["tx_done"] += (tx_consumer - q["tx_done"]) & MASK
     if q["waiting"] == 0:
         return
-    first = first_row(queue)
-    for index in range(first, first + CONNECTIONS_PER_QUEUE):
+    index = q["waiting_head"]
+    q["waiting_head"] = NONE
+    while index >= 0:
         c = s["connections"][index]
-        if c["waiting"] == 0:
-            continue
-        if c["state"] == states.DEAD:
-            settle(s, index)
-        else:
-            release(s, index)
-            if c["state"] == states.LAST_ACK and c["snd_una"] > c["snd_end"] and c["send_head"] < 0:
-                finish(s, index, NORMAL, 0)
+        following = c["waiting_next"]
+        c["waiting_listed"] = 0
+        if c["waiting"]:
+            if c["state"] == states.DEAD:
+                settle(s, index)
+            else:
+                release(s, index)
+                over = c["state"] == states.LAST_ACK and c["snd_una"] > c["snd_end"]
+                if over and c["send_head"] < 0:
+                    finish(s, index, NORMAL, 0)
+        index = following
 
 
 @entry

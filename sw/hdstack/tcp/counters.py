@@ -59,6 +59,18 @@ TABLE = (
         "ACK without connection or cookie while cookies are sent",
         "an attack, if many",
     ),
+    ("errors_taken", "ICMP errors that ended a connection not yet established", "see the peer"),
+    ("errors_soft", "ICMP errors noted for a connection that goes on", "see the path"),
+    (
+        "errors_ignored",
+        "ICMP errors about nothing in flight, or unlikely",
+        "an attack, if many",
+    ),
+    ("path_mtu", "smaller path MTU learnt (RFC 1191)", "none"),
+    ("unreachables_out", "ICMP unreachable sent", "a scan, if many"),
+    ("ndp_in", "neighbour discovery for us", "none"),
+    ("ndp_out", "neighbour discovery sent", "none"),
+    ("bad_ndp", "neighbour discovery malformed, or answers never asked for", "an attack, if many"),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
 )
@@ -75,6 +87,7 @@ COUNTERS = len(TABLE)
     ARP_IN, ARP_OUT, BAD_ARP, ECHO_REPLIES, BAD_ICMP, ICMP_WITHHELD, DUPLICATES_REPORTED,
     OLD_TIMESTAMP, NO_TIMESTAMP, KEEPALIVE_PROBES, CLOSED_DATA,
     COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
+    ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT, NDP_IN, NDP_OUT, BAD_NDP,
     CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
 ) = range(COUNTERS)  # fmt: skip
 

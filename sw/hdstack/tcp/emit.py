@@ -6,7 +6,7 @@ A row holds all that `hdstack.net.output` writes, so it outlives its connection.
 from ..compile import part
 from . import acks, counters, states
 from .reassembly import block_of
-from .rows import count, low32, segment_room, set_pending
+from .rows import count, low32, own_mss, segment_room, set_pending, set_starved
 from .sequence import keyed_hash, refill, time_stamp
 from .tables import NEVER, NONE, SACK_BLOCKS, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
 from .timers import update_deadline
@@ -43,7 +43,9 @@ def take_segment(s, queue):
     row["sack_ok"] = 0
     row["ts"] = 0
     row["sacks"] = 0
+    row["high"] = 0
     row["address"] = s["control"]["address"]
+    row["remote_high"] = 0
     return row
 
 
@@ -93,7 +95,7 @@ def put_options(s, c, row, flags):
     control = s["control"]
     opening = flags & (SYN | ACK) == SYN
     if flags & SYN:
-        row["mss"] = control["mss"]
+        row["mss"] = own_mss(s, c["remote_high"])
         row["sack_ok"] = control["sack"] if opening else c["sack_ok"]
         if opening or c["rcv_shift"]:
             row["shift"] = WINDOW_SHIFT
@@ -112,6 +114,9 @@ def begin_segment(s, index, seq, flags):
     row = take_segment(s, c["queue"])
     row["connection"] = index
     row["mac"] = c["mac"]
+    row["high"] = c["local_high"]
+    row["address"] = c["local_address"]
+    row["remote_high"] = c["remote_high"]
     row["remote_address"] = c["remote_address"]
     row["local_port"] = c["local_port"]
     row["remote_port"] = c["remote_port"]
@@ -135,11 +140,8 @@ def begin_segment(s, index, seq, flags):
             c["ack_at"] = NEVER
             update_deadline(s, index)
         if c["state"] >= states.ESTABLISHED and c["state"] <= states.FIN_WAIT_2:
-            q = s["queues"][c["queue"]]
             small = c["rcv_adv"] - c["rcv_nxt"] < s["control"]["mss"]
-            starved = 1 if small and c["fin_told"] == 0 else 0
-            q["starved"] += starved - c["starved"]
-            c["starved"] = starved
+            set_starved(s, index, 1 if small and c["fin_told"] == 0 else 0)
     count(s, counters.SEGMENTS_OUT)
     return row
 
@@ -222,6 +224,9 @@ def answer_segment(s, queue):
     row = take_segment(s, queue)
     row["connection"] = NONE
     row["mac"] = p["mac"]
+    row["high"] = p["local_high"]
+    row["address"] = p["local_address"]
+    row["remote_high"] = p["remote_high"]
     row["remote_address"] = p["remote_address"]
     row["local_port"] = p["local_port"]
     row["remote_port"] = p["remote_port"]

@@ -9,7 +9,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 
 __all__ = [
-    "EVENT", "NO_LINGER", "REQUEST", "CloseReason", "EventKind", "OpenFlag", "Option",
+    "EVENT", "IPV6", "NO_LINGER", "REQUEST", "CloseReason", "EventKind", "OpenFlag", "Option",
     "RequestKind",
 ]  # fmt: skip
 
@@ -84,6 +84,9 @@ class CloseReason(IntEnum):
 
 
 NO_LINGER = 0xFFFFFFFF
+IPV6 = 6
+"""`region` of CONNECT, CONNECTED and ACCEPTED where the address is of IPv6. Its four words, the
+last one first, are `address`, `offset` (in CONNECT: `connection`), `length` and `spare`."""
 
 
 class OpenFlag(IntFlag):

@@ -7,8 +7,8 @@ from .close import NORMAL, finish
 from .data import probe
 from .emit import ACK, begin_segment, emit_ack
 from .events import CloseReason
-from .open import next_hop
 from .output import output
+from .routes import next_hop
 from .rows import count, segment_room
 from .tables import NEVER, NONE, SECOND
 from .timers import (
@@ -28,7 +28,11 @@ NEIGHBOUR_TRIES = 3
 
 @part
 def give_up(s, index, reason, reset):
+    """End it without an answer of the peer; what a router said on the way names the reason."""
     count(s, counters.TIMED_OUT)
+    soft = s["connections"][index]["soft_error"]
+    if soft > 0:
+        reason = soft
     finish(s, index, reason, reset)
 
 
@@ -49,7 +53,8 @@ def expire_syn(s, index, now):
         if c["retries"] >= NEIGHBOUR_TRIES:
             give_up(s, index, UNREACHABLE, 0)
             return
-        resolve(s, next_hop(s, c["remote_address"]), now)
+        hop_high, hop = next_hop(s, c["remote_high"], c["remote_address"])
+        resolve(s, hop_high, hop, now)
         c["retransmit_at"] = now + SECOND
         update_deadline(s, index)
         return

@@ -15,6 +15,7 @@ from .events import CloseReason, EventKind
 from .listen import find_or_open
 from .open import establish, learn_options
 from .output import output
+from .path import forget as forget_path
 from .reassembly import cut_after, deliver, keep, note_twice
 from .rows import (
     connection_event,
@@ -187,6 +188,8 @@ def on_new_ack(s, index, ack, now):
     elif ack >= c["timing_seq"]:
         measure(c, now - c["timing_at"])
         c["timing_seq"] = NONE
+    c["soft_error"] = 0
+    forget_path(c, now)
     scoreboard.advance(s, c)
     again = recovery.on_new_ack(s, index, acked, flight, now)
     if ack == c["snd_max"]:

@@ -28,9 +28,7 @@ def passive_open(s, floor, now):
     if q["half_open"] >= HALF_OPEN_MAX or listener["half_open"] >= listener["backlog"]:
         cookies.answer(s, listener, queue, now)
         return
-    index = new_connection(
-        s, queue, p["remote_address"], p["remote_port"], p["local_port"], floor, now
-    )
+    index = new_connection(s, queue, floor, now)
     if index < 0:
         count(s, counters.SYN_DROPPED)
         return
@@ -68,7 +66,7 @@ def may_reopen(s, c):
 def find_or_open(s, now):
     """Row of the parsed segment's connection, or -1 after a SYN or a stranger was answered."""
     p = s["parsed"]
-    index = find_connection(s, p["remote_address"], p["remote_port"], p["local_port"])
+    index = find_connection(s)
     begins = p["flags"] & (SYN | ACK | RST) == SYN
     floor = -1
     if index >= 0:

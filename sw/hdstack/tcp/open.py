@@ -1,22 +1,22 @@
 """How connections begin: listeners, SYN in, SYN out, ESTABLISHED."""
 
-import numpy as np
-
 from ..compile import part
-from . import acks, congestion, counters, states
+from . import acks, congestion, counters, path, states
 from .close import finish
 from .events import CloseReason, EventKind, OpenFlag
+from .routes import next_hop
 from .rows import (
-    connection_event,
+    announce,
     count,
     find_connection,
-    first_row,
     low32,
+    own_mss,
+    ports_of,
     set_pending,
     take_connection,
 )
-from .sequence import initial_sequence, keyed_hash, stamp_offset
-from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, MILLISECOND, NONE
+from .sequence import address_key, initial_sequence, keyed_hash, stamp_offset
+from .tables import CONNECTIONS, CONNECTIONS_PER_QUEUE, LISTENERS, MILLISECOND, NEVER, NONE
 from .timers import (
     KEEPALIVE_COUNT,
     KEEPALIVE_IDLE,
@@ -37,9 +37,11 @@ KEEPALIVE = int(OpenFlag.KEEPALIVE)
 
 MSS_DEFAULT = 536
 """Of a peer that names none (RFC 9293 section 3.7.1)."""
+MSS_DEFAULT_IPV6 = 1220
 MSS_LEAST = 64
 """Below this a peer would make us send headers only."""
-HALF_OPEN_MAX = CONNECTIONS_PER_QUEUE // 2
+HALF_OPEN_MAX = min(CONNECTIONS_PER_QUEUE // 2, 512)
+"""Beyond it SYN are answered by cookies."""
 PORTS_TRIED = 64
 STAMP_BYTES = 12
 """A time stamp with its padding, in every segment."""
@@ -58,31 +60,27 @@ def find_listener(s, port):
 @part
 def recycle_time_wait(s, queue):
     """End the connection of `queue` that is longest in TIME-WAIT, to have its row."""
-    oldest = -1
-    first = first_row(queue)
-    for index in range(first, first + CONNECTIONS_PER_QUEUE):
-        c = s["connections"][index]
-        if c["state"] == states.TIME_WAIT and (
-            oldest < 0 or c["state_at"] < s["connections"][oldest]["state_at"]
-        ):
-            oldest = index
+    oldest = s["queues"][queue]["old_head"]
     if oldest >= 0:
         finish(s, oldest, NORMAL, 0)
 
 
 @part
-def new_connection(s, queue, remote_address, remote_port, local_port, floor, now):
-    """A row with its numbers set, or -1. `floor`: the first number where it is given, else -1."""
+def new_connection(s, queue, floor, now):
+    """A row for the ends in `s["parsed"]`, its numbers set, or -1. `floor`: the first number where
+    it is given, else -1."""
+    p = s["parsed"]
     if s["queues"][queue]["free_connection"] < 0:
         recycle_time_wait(s, queue)
-    index = take_connection(s, queue, remote_address, remote_port, local_port)
+    index = take_connection(s, queue)
     if index < 0:
         return index
     c = s["connections"][index]
+    key = address_key(s, p["remote_high"], p["remote_address"])
     if floor >= 0:
         iss = low32(floor)
     else:
-        iss = initial_sequence(s, remote_address, (remote_port << 16) | local_port, now)
+        iss = initial_sequence(s, key, ports_of(p), now)
     # unwrapped numbers begin above zero, so that a little below is never negative
     iss += 1 << 32
     c["iss"] = iss
@@ -98,13 +96,14 @@ def new_connection(s, queue, remote_address, remote_port, local_port, floor, now
     c["rcv_shift"] = 0
     c["rcv_nxt"] = 0
     c["rcv_adv"] = 0
-    c["mss"] = s["control"]["mss"]
+    c["mss"] = own_mss(s, p["remote_high"])
+    c["mss_agreed"] = c["mss"]
     c["keep_idle"] = KEEPALIVE_IDLE
     c["keep_every"] = KEEPALIVE_INTERVAL
     c["keep_count"] = KEEPALIVE_COUNT
     c["keep_sent"] = now
     c["algorithm"] = s["control"]["congestion"]
-    c["ts_offset"] = stamp_offset(s, remote_address, (remote_port << 16) | local_port)
+    c["ts_offset"] = stamp_offset(s, key, ports_of(p))
     c["ts_recent"] = 0
     c["ts_recent_at"] = now
     c["last_ack"] = 0
@@ -130,8 +129,15 @@ def learn_options(s, c, now):
     """The options of the peer's SYN; what both sides have is used from now on."""
     p = s["parsed"]
     control = s["control"]
-    mss = p["mss"] if p["mss"] > 0 else MSS_DEFAULT
-    c["mss"] = min(max(mss, MSS_LEAST), s["control"]["mss"])
+    mss = p["mss"]
+    if mss == 0:
+        mss = MSS_DEFAULT if c["remote_high"] == 0 else MSS_DEFAULT_IPV6
+    c["option_bytes"] = STAMP_BYTES if p["ts"] and control["timestamps"] else 0
+    mss = min(max(mss, MSS_LEAST), own_mss(s, c["remote_high"]))
+    c["mss_agreed"] = mss - c["option_bytes"]
+    c["mss"] = min(mss, path.known_mss(s, c, now)) - c["option_bytes"]
+    if c["mss"] < c["mss_agreed"]:
+        c["path_until"] = now + path.LIFETIME
     if p["shift"] >= 0:
         c["snd_shift"] = min(p["shift"], 14)
         c["rcv_shift"] = WINDOW_SHIFT
@@ -143,7 +149,6 @@ def learn_options(s, c, now):
         c["ts_ok"] = 1
         c["ts_recent"] = p["tsval"]
         c["ts_recent_at"] = now
-        c["mss"] -= STAMP_BYTES
     c["mac"] = p["mac"]
     c["snd_wnd"] = p["window"]  # never scaled in a SYN
     c["max_wnd"] = p["window"]
@@ -176,57 +181,45 @@ def establish(s, index, now):
     c["announced"] = 1
     count(s, counters.CONNECTIONS_OPENED)
     if c["listener"] >= 0:
-        connection_event(s, c, index, ACCEPTED, 0, 0, 0, 0)
+        announce(s, c, index, ACCEPTED)
     else:
-        connection_event(s, c, index, CONNECTED, 0, 0, 0, 0)
+        announce(s, c, index, CONNECTED)
 
 
 @part
-def choose_port(s, queue, remote_address, remote_port):
-    """RFC 6056 algorithm 3: a port of the application's range, by secret and counter; or -1."""
+def choose_port(s, queue):
+    """RFC 6056 algorithm 3: a port of the application's range for the ends in `s["parsed"]`, by
+    secret and counter; it is put there. False where none is free."""
+    p = s["parsed"]
     q = s["queues"][queue]
     first = q["port_first"]
     size = q["port_last"] - first + 1
     if size <= 0:
-        return np.int64(NONE)
-    start = keyed_hash(s, remote_address, remote_port, queue + 1) + q["port_next"]
+        return False
+    key = address_key(s, p["remote_high"], p["remote_address"])
+    start = keyed_hash(s, key, p["remote_port"], queue + 1) + q["port_next"]
     for step in range(min(size, PORTS_TRIED)):
-        port = first + (start + step) % size
-        if find_listener(s, port) < 0 and find_connection(s, remote_address, remote_port, port) < 0:
+        p["local_port"] = first + (start + step) % size
+        if find_listener(s, p["local_port"]) < 0 and find_connection(s) < 0:
             q["port_next"] += step + 1
-            return port
+            return True
     q["port_next"] += PORTS_TRIED
-    return np.int64(NONE)
+    return False
 
 
 @part
-def next_hop(s, address):
-    """The neighbour that leads to `address`, or 0 where there is none."""
-    control = s["control"]
-    mask = 0xFFFFFFFF ^ (0xFFFFFFFF >> control["prefix"])
-    own = control["address"]
-    if address == own or address == 0 or address >> 28 >= 14 or address >> 24 == 127:
-        return np.int64(0)
-    if (address & mask) == (own & mask):
-        last = address | mask
-        if control["prefix"] < 31 and (last == 0xFFFFFFFF or (address & ~mask) == 0):
-            return np.int64(0)  # the network's broadcast, or the network itself
-        return np.int64(address)
-    return control["gateway"]
-
-
-@part
-def neighbour_known(s, address, mac, now):
-    """Connections that waited for the MAC address of neighbour `address` go on."""
+def neighbour_known(s, high, address, mac, now):
+    """Connections that waited for the MAC address of a neighbour go on."""
     if s["control"]["waiting_neighbour"] == 0:
         return
     for index in range(CONNECTIONS):
+        if s["deadlines"][index] == NEVER:
+            continue
         c = s["connections"][index]
-        if (
-            c["state"] == states.SYN_SENT
-            and c["mac_known"] == 0
-            and next_hop(s, c["remote_address"]) == address
-        ):
+        if c["state"] != states.SYN_SENT or c["mac_known"]:
+            continue
+        hop_high, hop = next_hop(s, c["remote_high"], c["remote_address"])
+        if hop == address and hop_high == high:
             c["mac"] = mac
             c["mac_known"] = 1
             c["retries"] = 0

@@ -12,21 +12,21 @@ from ..net.neighbour import resolve
 from . import counters, states
 from .close import finish
 from .data import region_serves
-from .events import NO_LINGER, CloseReason, EventKind, RequestKind
+from .events import IPV6, NO_LINGER, CloseReason, EventKind, RequestKind
 from .open import (
     HALF_OPEN_MAX,
     choose_port,
     find_listener,
     new_connection,
-    next_hop,
     set_flags,
 )
 from .options import set_option
 from .output import advertise, output
-from .rows import count, emit_event, first_row, has_room, number, take_send
+from .routes import choose_local, next_hop
+from .rows import count, emit_event, has_room, number, set_starved, take_send
 from .tables import (
     CONNECTIONS,
-    CONNECTIONS_PER_QUEUE,
+    INDEX_BITS,
     LISTENERS,
     MILLISECOND,
     NONE,
@@ -35,7 +35,7 @@ from .tables import (
     SECOND,
 )
 from .timers import FIN_WAIT_2, update_deadline
-from .window import on_consumed
+from .window import may_open, on_consumed
 
 LISTEN = int(RequestKind.LISTEN)
 CONNECT = int(RequestKind.CONNECT)
@@ -131,19 +131,22 @@ def stop_listener(s, at):
 
 
 @part
-def request_connect(s, queue, socket, address, port, flags, now):
-    if port == 0 or address == 0:
+def request_connect(s, queue, socket, high, address, port, flags, now):
+    if port == 0 or (high == 0 and address == 0):
         fail(s, queue, socket, INVALID_REQUEST)
         return
-    hop = next_hop(s, address)
-    if hop == 0:
+    p = s["parsed"]
+    p["remote_high"] = high
+    p["remote_address"] = address
+    p["remote_port"] = port
+    hop_high, hop = next_hop(s, high, address)
+    if (hop == 0 and hop_high == 0) or not choose_local(s, high, address):
         fail(s, queue, socket, UNREACHABLE)
         return
-    local_port = choose_port(s, queue, address, port)
-    if local_port < 0:
+    if not choose_port(s, queue):
         fail(s, queue, socket, NO_RESOURCES)
         return
-    index = new_connection(s, queue, address, port, local_port, np.int64(NONE), now)
+    index = new_connection(s, queue, np.int64(NONE), now)
     if index < 0:
         fail(s, queue, socket, NO_RESOURCES)
         return
@@ -151,7 +154,7 @@ def request_connect(s, queue, socket, address, port, flags, now):
     c["socket"] = socket
     c["state"] = states.SYN_SENT
     set_flags(c, flags)
-    mac = resolve(s, hop, now)
+    mac = resolve(s, hop_high, hop, now)
     if mac >= 0:
         c["mac"] = mac
         c["mac_known"] = 1
@@ -163,9 +166,15 @@ def request_connect(s, queue, socket, address, port, flags, now):
 
 
 @part
+def join_words(upper, lower):
+    """Half of an IPv6 address, as a signed number."""
+    return ((upper ^ 0x80000000) - 0x80000000 << 32) | lower
+
+
+@part
 def find_own(s, queue, connection):
     """Row of the connection that the application of `queue` calls `connection`, or -1."""
-    index = connection & 0xFFFF
+    index = connection & ((1 << INDEX_BITS) - 1)
     if index >= CONNECTIONS:
         return np.int64(NONE)
     c = s["connections"][index]
@@ -245,14 +254,18 @@ def request_consumed(s, queue, index, length):
     """Buffers were posted again: windows that are shut for want of them may open."""
     on_consumed(s, queue, length)
     advertise(s, index)
-    if s["queues"][queue]["starved"] == 0:
-        return
-    first = first_row(queue)
-    for other in range(first, first + CONNECTIONS_PER_QUEUE):
-        if not has_room(s, queue):
-            return
-        if s["connections"][other]["starved"]:
-            advertise(s, other)
+    q = s["queues"][queue]
+    at = q["starved_head"]
+    q["starved_head"] = NONE
+    while at >= 0:
+        c = s["connections"][at]
+        following = c["starved_next"]
+        c["starved_listed"] = 0
+        if c["starved"]:
+            if has_room(s, queue) and may_open(s, queue):
+                advertise(s, at)
+            set_starved(s, at, c["starved"])  # in the list again, if it still is
+        at = following
 
 
 @part
@@ -274,7 +287,13 @@ def handle_request(s, queue, now):
     if kind == LISTEN:
         request_listen(s, queue, socket, port, length, offset)
     elif kind == CONNECT:
-        request_connect(s, queue, socket, address, port, offset, now)
+        high = np.int64(0)
+        if region == IPV6:
+            high = join_words(np.int64(row["spare"]), length)
+            address = join_words(connection, address)
+            if high == 0:
+                port = np.int64(0)  # no host's address: refused
+        request_connect(s, queue, socket, high, address, port, offset, now)
     elif kind == UNLISTEN:
         if connection >= LISTENERS:
             count(s, counters.BAD_REQUEST)

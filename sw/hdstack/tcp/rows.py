@@ -7,13 +7,14 @@ import numpy as np
 
 from ..compile import part
 from . import counters, states
-from .events import EventKind
-from .sequence import MASK, keyed_hash
+from .events import IPV6, EventKind
+from .sequence import MASK, address_key, keyed_hash
 from .tables import (
     BUCKETS,
     CONNECTIONS_PER_QUEUE,
     EVENTS_MARGIN,
     EVENTS_PER_QUEUE,
+    INDEX_BITS,
     NEVER,
     NONE,
     REGIONS,
@@ -76,16 +77,30 @@ def emit_event(s, queue, kind, socket, connection, address, port, region, reason
 @part
 def number(c, index):
     """What applications call the connection at row `index`: no row's number comes back soon."""
-    return index | ((c["reuse"] & 0xFFFF) << 16)
+    return index | ((c["reuse"] << INDEX_BITS) & MASK)
 
 
 @part
 def connection_event(s, c, index, kind, region, reason, offset, length):
     """An event about the connection of row `index`, to its application."""
     emit_event(
-        s, c["queue"], kind, c["socket"], number(c, index), c["remote_address"],
+        s, c["queue"], kind, c["socket"], number(c, index), low32(c["remote_address"]),
         c["remote_port"], region, reason, offset, length,
     )  # fmt: skip
+
+
+@part
+def announce(s, c, index, kind):
+    """The connection begins for its application: CONNECTED or ACCEPTED, with the peer's address."""
+    queue = c["queue"]
+    if c["remote_high"] == 0 or s["queues"][queue]["live"] == 0:
+        connection_event(s, c, index, kind, 0, 0, 0, 0)
+        return
+    at = s["queues"][queue]["events_head"] % EVENTS_PER_QUEUE
+    connection_event(
+        s, c, index, kind, IPV6, 0, low32(c["remote_address"] >> 32), low32(c["remote_high"])
+    )
+    s["events"][queue, at]["row"]["spare"] = low32(c["remote_high"] >> 32)
 
 
 @part
@@ -105,20 +120,37 @@ def return_buffer(s, region, offset):
 
 
 @part
-def bucket_of(s, remote_address, remote_port, local_port):
-    return keyed_hash(s, remote_address, (remote_port << 16) | local_port, 0) % BUCKETS
+def own_mss(s, high):
+    """Largest payload and TCP options of a segment on the link, to a peer of this family."""
+    return s["control"]["mss"] - (0 if high == 0 else 20)
 
 
 @part
-def find_connection(s, remote_address, remote_port, local_port):
-    """Row of the connection with these ends, or -1."""
-    at = s["buckets"][bucket_of(s, remote_address, remote_port, local_port)]
+def ports_of(p):
+    return (p["remote_port"] << 16) | p["local_port"]
+
+
+@part
+def bucket_of(s):
+    p = s["parsed"]
+    key = address_key(s, p["remote_high"], p["remote_address"])
+    return keyed_hash(s, key, ports_of(p), 0) % BUCKETS
+
+
+@part
+def find_connection(s):
+    """Row of the connection with the ends in `s["parsed"]`, or -1."""
+    p = s["parsed"]
+    at = s["buckets"][bucket_of(s)]
     while at >= 0:
         c = s["connections"][at]
         if (
-            c["remote_address"] == remote_address
-            and c["remote_port"] == remote_port
-            and c["local_port"] == local_port
+            c["remote_address"] == p["remote_address"]
+            and c["remote_port"] == p["remote_port"]
+            and c["local_port"] == p["local_port"]
+            and c["local_address"] == p["local_address"]
+            and c["remote_high"] == p["remote_high"]
+            and c["local_high"] == p["local_high"]
         ):
             return at
         at = c["hash_next"]
@@ -126,8 +158,10 @@ def find_connection(s, remote_address, remote_port, local_port):
 
 
 @part
-def take_connection(s, queue, remote_address, remote_port, local_port):
-    """A row for a new connection of `queue`, in the hash, its fields zero; or -1."""
+def take_connection(s, queue):
+    """A row for a new connection of `queue` with the ends in `s["parsed"]`, in the hash, its fields
+    zero; or -1."""
+    p = s["parsed"]
     q = s["queues"][queue]
     index = q["free_connection"]
     if index < 0:
@@ -135,7 +169,7 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c = s["connections"][index]
     q["free_connection"] = c["hash_next"]
     q["connections"] += 1
-    bucket = bucket_of(s, remote_address, remote_port, local_port)
+    bucket = bucket_of(s)
     c["hash_next"] = s["buckets"][bucket]
     c["bucket"] = bucket
     s["buckets"][bucket] = index
@@ -143,9 +177,12 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c["queue"] = queue
     c["listener"] = NONE
     c["socket"] = 0
-    c["local_port"] = local_port
-    c["remote_address"] = remote_address
-    c["remote_port"] = remote_port
+    c["local_high"] = p["local_high"]
+    c["local_address"] = p["local_address"]
+    c["local_port"] = p["local_port"]
+    c["remote_high"] = p["remote_high"]
+    c["remote_address"] = p["remote_address"]
+    c["remote_port"] = p["remote_port"]
     c["mac"] = 0
     c["mac_known"] = 0
     c["announced"] = 0
@@ -168,6 +205,10 @@ def take_connection(s, queue, remote_address, remote_port, local_port):
     c["sack_ok"] = 0
     c["ts_ok"] = 0
     c["quick"] = 0
+    c["option_bytes"] = 0
+    c["path_at"] = 0
+    c["path_until"] = NEVER
+    c["soft_error"] = 0
     c["challenge_tokens"] = 0
     c["challenge_filled"] = 0
     c["keep_on"] = 0
@@ -293,6 +334,61 @@ def set_pending(s, index):
     else:
         s["connections"][q["pending_tail"]]["pending_next"] = index
     q["pending_tail"] = index
+
+
+@part
+def set_waiting(s, index, waiting):
+    """Whether `on_transmitted` has to look at the connection."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    q["waiting"] += waiting - c["waiting"]
+    c["waiting"] = waiting
+    if waiting and c["waiting_listed"] == 0:
+        c["waiting_listed"] = 1
+        c["waiting_next"] = q["waiting_head"]
+        q["waiting_head"] = index
+
+
+@part
+def set_starved(s, index, starved):
+    """Whether the connection's window is shut for want of posted buffers."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    q["starved"] += starved - c["starved"]
+    c["starved"] = starved
+    if starved and c["starved_listed"] == 0:
+        c["starved_listed"] = 1
+        c["starved_next"] = q["starved_head"]
+        q["starved_head"] = index
+
+
+@part
+def append_old(s, index):
+    """The connection goes to TIME-WAIT: behind those that have been there longer."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    c["old_before"] = q["old_tail"]
+    c["old_next"] = NONE
+    if q["old_tail"] < 0:
+        q["old_head"] = index
+    else:
+        s["connections"][q["old_tail"]]["old_next"] = index
+    q["old_tail"] = index
+
+
+@part
+def remove_old(s, index):
+    """The connection leaves TIME-WAIT."""
+    c = s["connections"][index]
+    q = s["queues"][c["queue"]]
+    if c["old_before"] < 0:
+        q["old_head"] = c["old_next"]
+    else:
+        s["connections"][c["old_before"]]["old_next"] = c["old_next"]
+    if c["old_next"] < 0:
+        q["old_tail"] = c["old_before"]
+    else:
+        s["connections"][c["old_next"]]["old_before"] = c["old_before"]
 
 
 @part

@@ -52,6 +52,15 @@ def keyed_hash(s, a, b, c):
 
 
 @part
+def address_key(s, high, address):
+    """32 bits that stand for an address in keyed hashes; nobody outside can make two collide."""
+    if high == 0:
+        return address
+    first = keyed_hash(s, (high >> 32) & MASK, high & MASK, (address >> 32) & MASK)
+    return keyed_hash(s, first, address & MASK, 6)
+
+
+@part
 def initial_sequence(s, remote_address, ports, now):
     """RFC 6528: a clock of 4 us, plus a secret function of the connection's addresses."""
     secret = s["control"]["secret"]

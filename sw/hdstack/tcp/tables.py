@@ -5,19 +5,25 @@ is here: connections, sends, pieces out of order, listeners, neighbours, secrets
 the caller's clock). All integers are int64; sequence numbers are unwrapped to 64 bits (the low
 32 bits are those on the wire), so that no comparison has to think of wrapping. "None" is -1.
 
+An address is two integers, `high` and `address`: the halves of an IPv6 address as signed numbers,
+or 0 and the 32 bits of an IPv4 address. (No IPv6 address that begins with 64 zero bits is ever on
+a wire that we look at.)
+
 Each queue (application) has its own part of the rows of connections, sends and pieces, so that
 none can use up another's.
 """
 
+import ipaddress
+
 import numpy as np
 
 from .. import errors
-from . import counters, states
+from . import counters, sizes, states
 from .events import EVENT, REQUEST
 
 __all__ = [
-    "CUBIC", "NEVER", "NEWRENO", "STATE", "STATE_BYTES", "allocate", "connection_rows",
-    "initialise",
+    "CUBIC", "NEVER", "NEWRENO", "STATE", "STATE_BYTES", "add_address", "add_route", "allocate",
+    "connection_rows", "initialise", "join_address", "split_address", "split_network",
 ]  # fmt: skip
 
 QUEUES = 16
@@ -25,7 +31,10 @@ REGIONS = 16
 LISTENERS = 64
 NEIGHBOURS = 64
 FRAMES = 16
-CONNECTIONS_PER_QUEUE = 256
+LOCALS = 8
+ROUTES = 16
+PATHS = 64
+CONNECTIONS_PER_QUEUE = sizes.connections_per_queue()
 SENDS_PER_QUEUE = 1024
 PIECES_PER_QUEUE = 512
 PIECES_PER_CONNECTION = 128
@@ -39,7 +48,10 @@ SEGMENTS_PER_QUEUE = 256
 MAX_REFERENCES = 8
 FRAME_BYTES = 1514
 CONNECTIONS = QUEUES * CONNECTIONS_PER_QUEUE
-BUCKETS = 4096
+INDEX_BITS = max(16, (CONNECTIONS - 1).bit_length())
+"""Of the number by which an application knows a connection; the rest changes with each use."""
+BLOCKS = CONNECTIONS // sizes.BLOCK
+BUCKETS = 1 << (CONNECTIONS - 1).bit_length()
 
 EVENTS_MARGIN = PIECES_PER_CONNECTION + 32
 """Events that one record or request can cause at most, with room to spare."""
@@ -68,26 +80,32 @@ CONTROL = np.dtype(
     _integers(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
-        " frame_next congestion timestamps sack"
+        " frame_next paths locals routes congestion timestamps sack"
     )
     + [("secret", "<i8", (4,))]
 )
 QUEUE = np.dtype(
     _integers(
         "live port_first port_last port_next connections half_open free_connection free_send"
-        " free_piece free_range pending_head pending_tail events_head events_tail segments_head"
-        " segments_tail tx_done waiting posted saturated average promised starved postable"
+        " free_piece free_range pending_head pending_tail waiting_head starved_head old_head"
+        " old_tail events_head events_tail segments_head segments_tail tx_done"
+        " waiting posted saturated average promised starved postable"
     )
 )
 REGION = np.dtype(_integers("live generation queue element_bytes bytes postable"))
 LISTENER = np.dtype(
     _integers("state queue port socket connections half_open backlog flags cookie_at")
 )
-NEIGHBOUR = np.dtype(_integers("state address mac updated asked"))
+LOCAL = np.dtype(_integers("high address bits"))
+ROUTE = np.dtype(_integers("high address bits hop_high hop"))
+"""`hop` 0: the hosts are on the link."""
+PATH = np.dtype(_integers("high address mtu until"))
+NEIGHBOUR = np.dtype(_integers("state high address mac updated asked"))
 CONNECTION = np.dtype(
     _integers(
         # identity
-        "state reuse queue listener socket local_port remote_address remote_port mac mac_known"
+        "state reuse queue listener socket local_high local_address local_port remote_high"
+        " remote_address remote_port mac mac_known"
         " hash_next bucket announced attached reason rst_due fin_told closed_due"
         # sending
         " iss snd_una snd_nxt snd_max snd_end snd_wnd snd_wl1 snd_wl2 max_wnd snd_shift mss fin"
@@ -106,11 +124,14 @@ CONNECTION = np.dtype(
         # keep-alive, close
         " keep_on keep_idle keep_every keep_count keep_tries keep_sent keep_at user_timeout closing"
         " challenge_tokens challenge_filled"
+        # the path
+        " mss_agreed option_bytes path_at path_until soft_error"
         # receiving
         " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
         " received dsack_start dsack_end"
         # timers and lists
-        " retransmit_at ack_at state_at pending pending_next waiting"
+        " retransmit_at ack_at state_at pending pending_next waiting waiting_listed waiting_next"
+        " starved_listed starved_next old_next old_before"
     )
     + [("sack_recent", "<i8", (SACK_BLOCKS,))]
 )
@@ -120,7 +141,8 @@ RANGE = np.dtype(_integers("start end next"))
 REFERENCE = np.dtype(_integers("send region generation offset length"))
 SEGMENT = np.dtype(
     _integers(
-        "kind frame connection mac address remote_address local_port remote_port seq ack flags"
+        "kind frame connection mac high address remote_high remote_address local_port remote_port"
+        " seq ack flags"
         " window mss shift sack_ok ts tsval tsecr sacks payload references"
     )
     + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("ref", REFERENCE, (MAX_REFERENCES,))]
@@ -132,7 +154,8 @@ WHOLE_FRAME = 2
 """The bytes are in row `frame` of `frames`."""
 PARSED = np.dtype(
     _integers(
-        "queue mac remote_address remote_port local_port seq ack flags window mss shift length"
+        "queue mac remote_high remote_address remote_port local_high local_address local_port seq"
+        " ack flags window mss shift length"
         " region offset sack_ok ts tsval tsecr sacks"
     )
     + [("sack", "<i8", (2 * SACK_BLOCKS,))]
@@ -147,9 +170,13 @@ STATE = np.dtype(
         ("queues", QUEUE, (QUEUES,)),
         ("regions", REGION, (REGIONS,)),
         ("listeners", LISTENER, (LISTENERS,)),
+        ("locals", LOCAL, (LOCALS,)),
+        ("routes", ROUTE, (ROUTES,)),
+        ("paths", PATH, (PATHS,)),
         ("neighbours", NEIGHBOUR, (NEIGHBOURS,)),
         ("buckets", "<i8", (BUCKETS,)),
         ("deadlines", "<i8", (CONNECTIONS,)),
+        ("blocks", "<i8", (BLOCKS,)),
         ("connections", CONNECTION, (CONNECTIONS,)),
         ("sends", SEND, (QUEUES * SENDS_PER_QUEUE,)),
         ("pieces", PIECE, (QUEUES * PIECES_PER_QUEUE,)),
@@ -206,9 +233,11 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
         )
     if not 536 <= mss <= 8960:
         raise errors.ConfigurationError(f"mss is {mss}; 536 to 8960 bytes are allowed")
-    empty = np.zeros(1, STATE)[0]
     for name in STATE.names:
-        s[name] = empty[name]
+        if STATE[name].shape:
+            s[name].view(np.uint8).fill(0)
+        else:
+            s[name] = np.zeros((), STATE[name])
     control = s["control"]
     control["address"], control["prefix"], control["gateway"] = address, prefix, gateway
     control["mac"], control["mss"] = int.from_bytes(mac, "big"), mss
@@ -216,8 +245,12 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     control["next_deadline"] = NEVER
     control["congestion"], control["timestamps"] = congestion, int(timestamps)
     control["sack"] = int(sack)
+    add_address(s, 0, address, prefix)
+    if gateway:
+        add_route(s, 0, 0, 0, 0, gateway)
     s["buckets"][:] = NONE
     s["deadlines"][:] = NEVER
+    s["blocks"][:] = NEVER
     for name, each in (
         ("connections", CONNECTIONS_PER_QUEUE),
         ("sends", SENDS_PER_QUEUE),
@@ -230,10 +263,55 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
         following[each - 1 :: each] = NONE
         rows[link] = following
         s["queues"]["free_" + name[:-1]] = np.arange(QUEUES) * each
-    s["queues"]["pending_head"] = s["queues"]["pending_tail"] = NONE
+    for name in ("pending_head", "pending_tail", "waiting_head", "starved_head", "old_head",
+                 "old_tail"):  # fmt: skip
+        s["queues"][name] = NONE
     s["connections"]["listener"] = NONE
     s["connections"]["pending_next"] = NONE
     s["regions"]["queue"] = NONE
+
+
+def add_address(s, high: int, address: int, bits: int):
+    """One more address of ours; the `bits` first ones are common to all hosts on the link."""
+    control = s["control"]
+    at = int(control["locals"])
+    if at >= LOCALS:
+        raise errors.ConfigurationError(f"{at + 1} addresses; {LOCALS} at most are allowed")
+    s["locals"][at] = (high, address, bits)
+    control["locals"] = at + 1
+    add_route(s, high, address, bits, 0, 0)
+
+
+def add_route(s, high: int, address: int, bits: int, hop_high: int, hop: int):
+    """Hosts whose first `bits` are those of the address are reached by the neighbour `hop`."""
+    control = s["control"]
+    at = int(control["routes"])
+    if at >= ROUTES:
+        raise errors.ConfigurationError(f"{at + 1} routes; {ROUTES} at most are allowed")
+    s["routes"][at] = (high, address, bits, hop_high, hop)
+    control["routes"] = at + 1
+
+
+def split_address(address) -> tuple[int, int]:
+    """`high` and `address` of an `ipaddress` address."""
+    if address.version == 4:
+        return 0, int(address)
+    words = np.frombuffer(address.packed, ">i8")
+    if words[0] == 0:
+        raise errors.ConfigurationError(f"{address} begins with 64 zero bits, as no host's does")
+    return int(words[0]), int(words[1])
+
+
+def split_network(address) -> tuple[int, int]:
+    """As `split_address`, for the address of a network, which may be zero."""
+    return (0, 0) if int(address) == 0 else split_address(address)
+
+
+def join_address(high: int, address: int):
+    """The `ipaddress` address of its two integers."""
+    if high == 0:
+        return ipaddress.IPv4Address(address)
+    return ipaddress.IPv6Address((high % (1 << 64)) << 64 | address % (1 << 64))
 
 
 def connection_rows(s) -> list[dict]:
@@ -241,12 +319,11 @@ def connection_rows(s) -> list[dict]:
     found = []
     for index in np.flatnonzero(s["connections"]["state"]):
         row = s["connections"][index]
-        address = int(row["remote_address"])
         found.append(
             {
                 "connection": int(index),
                 "state": states.NAMES[row["state"]],
-                "remote": ".".join(str(address >> at & 255) for at in (24, 16, 8, 0)),
+                "remote": str(join_address(int(row["remote_high"]), int(row["remote_address"]))),
             }
             | {
                 name: int(row[name])

@@ -2,12 +2,14 @@
 
 Each connection has four deadlines: `retransmit_at` (or, with a closed window, the next probe),
 `ack_at` (a delayed ACK), `state_at` (TIME-WAIT, FIN-WAIT-2 after a close, linger) and `keep_at`.
-Their minimum stands in the compact array `s["deadlines"]`, and a lower bound of all in
-`next_deadline`, so a burst with nothing due costs one comparison.
+Their minimum stands in the compact array `s["deadlines"]`, a lower bound of 64 rows in
+`s["blocks"]`, one of all in `next_deadline`. So a burst with nothing due costs one comparison, and
+one with something due looks at the blocks only.
 """
 
 from ..compile import part
 from .sequence import later, time_stamp
+from .sizes import BLOCK
 from .tables import MILLISECOND, NEVER, NONE, SECOND
 
 RTO_INITIAL = SECOND
@@ -39,6 +41,8 @@ def update_deadline(s, index):
     c = s["connections"][index]
     first = min(min(c["retransmit_at"], c["ack_at"]), min(c["state_at"], c["keep_at"]))
     s["deadlines"][index] = first
+    if first < s["blocks"][index // BLOCK]:
+        s["blocks"][index // BLOCK] = first
     if first < s["control"]["next_deadline"]:
         s["control"]["next_deadline"] = first
 

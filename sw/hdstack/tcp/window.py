@@ -7,6 +7,7 @@ and an idle one keeps its small first promise. What was promised is never taken 
 """
 
 from ..compile import part
+from .rows import set_starved
 from .tables import QUEUES, REGIONS
 
 WINDOW_MAX = 512 * 1024
@@ -49,14 +50,13 @@ def set_edge(s, c, edge):
 
 
 @part
-def drop_promise(s, c):
+def drop_promise(s, index):
     """The connection receives no more."""
+    c = s["connections"][index]
     q = s["queues"][c["queue"]]
     q["promised"] -= c["promised"]
     c["promised"] = 0
-    if c["starved"]:
-        c["starved"] = 0
-        q["starved"] -= 1
+    set_starved(s, index, 0)
 
 
 @part
@@ -81,6 +81,15 @@ def offered_edge(s, c):
     if want - promise < mss:
         return c["rcv_nxt"] + promise
     return c["rcv_nxt"] + want
+
+
+@part
+def may_open(s, queue):
+    """Whether a shut window of this application could open now."""
+    q = s["queues"][queue]
+    mss = s["control"]["mss"]
+    spare = q["posted"] * max(q["average"], mss) - q["promised"]
+    return spare >= mss or q["saturated"] == 1
 
 
 @part

@@ -234,6 +234,7 @@ def test_a_command_waits_for_room_and_faults_of_others_do_not_wait_for_it():
         await b.hand_back(ctx, 0, CELLS + 1)  # beyond what was written: ignored
         assert not await b.command(ctx, 1000, cycles=60)
         await b.hand_back(ctx, 0, 1)
+        await b.hand_back(ctx, 0, 0)  # backwards: ignored
         assert await b.command(ctx, 1000)
         await ctx.tick().repeat(40)
         fields = b.completion(0, CELLS)

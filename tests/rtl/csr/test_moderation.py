@@ -133,12 +133,10 @@ def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner(look
 
     async def bench(ctx):
         buffered, taken = [], []  # frame numbers: looked up; in egress, in order
-        number = 0
         pending = [set(), set()]
         began = [False, False]
         reading = [0] * lookup_cycles  # numbers of frames between table and pulse, 0: none
-        for _ in range(4000):
-            number += 1
+        for number in range(1, 4001):
             reading.append(number if rng.random() < 0.4 else 0)
             looked_up, injected = reading.pop(0), rng.random() < 0.1
             completed = bool(taken) and rng.random() < 0.6

@@ -231,6 +231,53 @@ def test_a_response_that_nobody_is_owed_ends_no_write():
     assert ends == [0]
 
 
+async def restart(ctx, dut):
+    ctx.set(dut.restart, 1)
+    await ctx.tick()
+    ctx.set(dut.restart, 0)
+    await ctx.tick()
+    return not ctx.get(dut.failed)
+
+
+@WIDTHS
+@pytest.mark.parametrize("stopped", ["takes_addresses", "takes_data", "responds"])
+def test_a_write_port_restarts_when_the_memory_owes_nothing_and_not_before(bus_bytes, stopped):
+    dut = write_port(bus_bytes, 1)
+    client, memory, ends, later = dut.clients[0], WriteMemory(dut), [], []
+    setattr(memory, stopped, False)
+    requests = [(4096 * k + 4000, 300) for k in range(20)]
+    again = [(1 << 20 | 512 * k, 200) for k in range(10)]
+
+    async def run(ctx):
+        while len(ends) < len(requests) or not drained:
+            await ctx.tick()
+        assert not await restart(ctx, dut)
+        setattr(memory, stopped, True)
+        await ctx.tick().repeat(200)
+        assert await restart(ctx, dut)
+        taken.append(len(memory.events))
+        await requester(client, again)(ctx)
+
+    async def data(ctx):
+        await sender(client, requests, bus_bytes)(ctx)
+        drained.append(True)
+        while not taken:
+            await ctx.tick()
+        await sender(client, again, bus_bytes)(ctx)
+
+    async def hear(ctx):
+        await verdicts(client, len(requests), ends)(ctx)
+        await verdicts(client, len(again), later)(ctx)
+
+    drained, taken = [], []
+    simulate(
+        dut, patience(dut), run, requester(client, requests), data, hear, background=(memory.run,)
+    )
+    assert ends == [1] * len(requests) and later == [0] * len(again)
+    addresses = [event[1] for event in memory.events[taken[0] :] if event[0] == "AW"]
+    assert addresses == [address for address, _ in again]
+
+
 # -- reads -----------------------------------------------------------------------------------------
 
 
@@ -327,3 +374,30 @@ def test_beats_that_nobody_waits_for_are_dropped():
 
     simulate(dut, later, answers(dut.clients[0], 1, got), background=(memory.run,))
     assert got == [[(0, 8, 0)] * 2]
+
+
+@pytest.mark.parametrize("given", [None, 0, 3])
+def test_a_read_port_restarts_when_the_memory_owes_nothing_and_not_before(given):
+    dut = read_port(8)
+    memory, got, later = ReadMemory(dut), [], []
+    memory.takes_addresses, memory.beats_left = given is not None, given
+    requests = [(4096 * k, 40) for k in range(20)]
+
+    async def run(ctx):
+        while len(got) < len(requests):
+            await ctx.tick()
+        assert not await restart(ctx, dut)
+        memory.takes_addresses, memory.beats_left = True, None
+        await ctx.tick().repeat(200)
+        assert await restart(ctx, dut)
+        await requester(dut.clients[0], requests)(ctx)
+
+    async def hear(ctx):
+        await answers(dut.clients[0], len(requests), got)(ctx)
+        await answers(dut.clients[0], len(requests), later)(ctx)
+
+    simulate(
+        dut, patience(dut), run, requester(dut.clients[0], requests), hear,
+        background=(memory.run,),
+    )  # fmt: skip
+    assert later == [[(0, 8, 0)] * 5] * len(requests)

@@ -374,8 +374,9 @@ class Host:
         await self.until(enough, cycles=cycles, what=f"{count} records in queue {queue}")
         return out
 
-    async def transmit(self, queue, header: bytes, references=(), **fields):
-        """Write a descriptor and ring the doorbell; `references` are dicts of REFERENCE fields."""
+    async def transmit(self, queue, header: bytes, references=(), *, tag=0, **fields):
+        """Write a descriptor and ring the doorbell; `references` are dicts of REFERENCE fields,
+        `tag` is the VLAN tag of a descriptor with `vlan`."""
         references = list(references)
         first = (
             references[0]
@@ -386,8 +387,10 @@ class Host:
             header_length=len(header), references=len(references),
             **{f"ref_{k}": v for k, v in first.items()}, **fields,
         )  # fmt: skip
+        vlan = bool(fields.get("vlan"))
+        data += abi.VLAN_TAG.pack(tci=tag) if vlan else b""
         data += b"".join(abi.REFERENCE.pack(**r) for r in references[1:]) + header
-        cells = abi.descriptor_cells(len(header), len(references))
+        cells = abi.descriptor_cells(len(header), len(references), vlan)
         data = data.ljust(cells * _CELL, b"\xee")
         ring = self.tx_ring(queue)
         for k in range(cells):

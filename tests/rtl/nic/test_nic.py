@@ -12,7 +12,7 @@ def card(request):
     return request.param, generate(Parameters(bus_bytes=request.param))
 
 
-@pytest.mark.parametrize("module", ["registers", "receive", "transmit", "commands"])
+@pytest.mark.parametrize("module", ["registers", "receive", "transmit", "commands", "features"])
 def test_the_card_behaves_as_its_contract_says(card, module):
     bus_bytes, verilog = card
     run(verilog, "hdsnic", f"rtl.nic.bench_{module}", name=f"nic-{bus_bytes}")

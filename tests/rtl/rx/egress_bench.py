@@ -171,15 +171,18 @@ class WritePort:
         self.bench, self.name, self.latency = bench, name, latency
         self.requests, self.beats, self.unacknowledged = deque(), deque(), deque()
         self.writes, self.current = [], []
+        self.beat_cycles = []
         self.fails = lambda write: False
         self.stalled = False
+        self.most = None  # so many acknowledgements, and no more
         self.done = 0
 
     def before(self, pins):
         t, rng = self.bench.traffic, self.bench.rng
         pins[f"{self.name}_request_ready"] = rng.random() < t.request
         pins[f"{self.name}_beats_ready"] = rng.random() < t.write
-        head = self.unacknowledged[0] if self.unacknowledged and not self.stalled else None
+        stalled = self.stalled or self.done == self.most
+        head = self.unacknowledged[0] if self.unacknowledged and not stalled else None
         done = head is not None and head[0] <= self.bench.cycle
         pins[f"{self.name}_done"] = done
         pins[f"{self.name}_error"] = done and self.fails(head[1])
@@ -196,6 +199,7 @@ class WritePort:
         if out[f"{self.name}_beats_valid"] and pins[f"{self.name}_beats_ready"]:
             beat = unpack(self.bench.write_beat, out[f"{self.name}_beats"])
             self.current.append(beat)
+            self.beat_cycles.append(self.bench.cycle)
             if beat["last"]:
                 self.beats.append(self.current)
                 self.current = []
@@ -430,6 +434,7 @@ class Bench:
         if out["outcome_valid"]:
             self._observe_outcome(unpack(self.dut.outcome.payload.shape(), out["outcome"]))
         if out["index_valid"]:
+            self.index_cycle = self.cycle
             index = unpack(self.dut.index.payload.shape(), out["index"])
             queue = self.queues[index["queue"]]
             assert queue.enabled, "index update of a queue without a ring"

@@ -1,7 +1,7 @@
 """Traffic through the whole egress: shapes of frames, random surroundings, and speed."""
 
 import pytest
-from egress_bench import ROUGH, Bench, Traffic, split_frame, whole_frame
+from egress_bench import ROUGH, Bench, split_frame, whole_frame
 
 from hdsnic.abi import PostOutcome, RxOutcome
 

@@ -2,7 +2,7 @@
 
 import pytest
 from transmit_bench import CELL, Bench
-from transmit_frames import Sent, gathered, plain, random_bytes, segment
+from transmit_frames import Sent, gathered, plain, random_bytes, segment, segmented
 
 from hdsnic.abi import TxOutcome
 
@@ -47,7 +47,7 @@ def good(bench, length=40):
 
 
 def refused(bench, references, outcome, size=54, **fields):
-    return Sent(b"", random_bytes(bench.rng, size), references, outcome, **fields)
+    return Sent([], random_bytes(bench.rng, size), references, outcome, **fields)
 
 
 @every_width
@@ -94,13 +94,67 @@ def test_descriptors_that_contradict_themselves_are_refused_by_their_fixed_part(
         refused(bench, one, TxOutcome.BAD_DESCRIPTOR, tcp_checksum=1, l4_offset=36),
         refused(bench, one, TxOutcome.BAD_DESCRIPTOR, tcp_checksum=1, l4_offset=33),
         refused(bench, one, TxOutcome.BAD_DESCRIPTOR, udp_checksum=1, l4_offset=48),
+        refused(bench, one, TxOutcome.BAD_DESCRIPTOR, mss=64),
         # together longer than a frame; a byte too long by one reference, and by two
         refused(bench, [(0, 1, 0, 9018 - 53)], TxOutcome.BAD_DESCRIPTOR),
         refused(bench, [(0, 1, 0, 8000), (0, 1, 0, 9018 - 8053)], TxOutcome.BAD_DESCRIPTOR),
     ):
         queue.send(sent, good(bench))
     bench.deliver()
-    assert len(bench.frames) == 14
+    assert len(bench.frames) == 15
+
+
+@every_width
+def test_tso_descriptors_that_contradict_themselves_are_refused(width):
+    bench, queue = scene(width, latency=(2, 10), pace=1, tso_bytes_max=12000)
+    many = [(0, 1, 0, 6000)]
+    right = {"tso": 1, "mss": 536, "l3_offset": 14, "l4_offset": 34}
+    for references, wrong in (
+        ([], {}),
+        (many, {"mss": 0}),
+        (many, {"mss": 63}),
+        (many, {"mss": 9018 - 53}),
+        (many, {"mss": 9018 - 57, "tci": 1}),
+        (many, {"l3_offset": 15}),
+        (many, {"l3_offset": 16}),  # 18 bytes of IP header
+        (many, {"l4_offset": 33}),
+        (many, {"l4_offset": 36}),  # 18 bytes of TCP header
+        (many, {"udp_checksum": 1}),
+        (many, {"size": 257}),
+        (many * 2 + [(0, 1, 0, 1)], {}),
+        (many * 65, {}),
+    ):
+        queue.send(refused(bench, references, TxOutcome.BAD_DESCRIPTOR, **{**right, **wrong}))
+        queue.send(good(bench))
+    payload = gathered(bench.memory, many * 2)
+    for limit in ({"mss": 9018 - 54}, {"mss": 9018 - 58, "tci": 1}):
+        queue.send(segmented(payload, many * 2, **limit))
+    bench.deliver()
+    assert len(bench.frames) == 13 + 4
+
+
+@every_width
+def test_a_bad_reference_of_a_tso_descriptor_refuses_it_wholly(width):
+    bench, queue = scene(width)
+    near = [(0, 1, 5, 300), (0, 1, 900, 200)]
+    tso = {"tso": 1, "mss": 64, "l3_offset": 14, "l4_offset": 34}
+    for reference, outcome in FAULTS.values():
+        queue.send(refused(bench, [*near, reference], outcome, **tso), good(bench))
+    bench.deliver()
+    assert len(bench.frames) == len(FAULTS)
+
+
+@every_width
+def test_a_tag_may_not_make_a_frame_longer_than_the_largest(width):
+    bench, queue = scene(width, pace=1, mac_pace=1)
+    whole = segment(gathered(bench.memory, [(0, 1, 0, 8000)]), [(0, 1, 0, 8000)], tci=5)
+    bad = [
+        refused(bench, [(0, 1, 0, length)], TxOutcome.BAD_DESCRIPTOR, size=9018 - 3 - length, tci=5)
+        for length in (7000, 8000)
+    ]
+    queue.send(whole, *bad, whole)
+    bench.deliver()
+    assert len(bench.frames) == 2
 
 
 @every_width
@@ -162,7 +216,7 @@ def test_a_descriptor_beyond_the_producer_stops_its_queue_and_no_other(width):
 
 
 @every_width
-@pytest.mark.parametrize("where", ["fixed part", "reference", "header", "payload"])
+@pytest.mark.parametrize("where", ["fixed part", "tag", "reference", "header", "payload"])
 def test_an_error_response_refuses_the_frame_and_stops_the_queue(width, where):
     bench, queue = scene(width)
     bench.queues.clear()
@@ -179,21 +233,22 @@ def test_an_error_response_refuses_the_frame_and_stops_the_queue(width, where):
         bench.ports[1].failing = [((1 << 32) + 4050, 1)]
     else:
         # At 64 bytes a beat the fault is on a later beat than the parts before it.
-        offset = {"fixed part": 8, "reference": 16, "header": 200}[where]
+        offset = {"fixed part": 8, "tag": 16, "reference": 16, "header": 200}[where]
         bench.ports[0].failing = [(at + offset, 1)]
-    if where in ("fixed part", "reference"):
+    untrusted = where in ("fixed part", "tag", "reference")
+    if untrusted:
         victim.references = []  # none of them may be read
     other.send(*(good(bench) for _ in range(5)))
-    encoded = plain(bench.rng, 200, [(0, 1, 3000, 100)] * 3, bench.memory)
-    if where in ("fixed part", "reference"):
-        victim.encode = encoded.encode
+    tci = 5 if where == "tag" else None
+    encoded = plain(bench.rng, 200, [(0, 1, 3000, 100)] * 3, bench.memory, tci=tci)
+    if untrusted:
+        victim.encode, victim.tci = encoded.encode, tci
         victim.fields = {"header_length": 200, "references": 3}
 
     async def script(bench):
         await bench.until(lambda: not queue.waiting and not queue.expected, "both outcomes")
         await bench.cycles(1)
         assert bench.stopped == 1
-        untrusted = where in ("fixed part", "reference")
         assert queue.consumer == (first.cells if untrusted else queue.producer)
         bench.ports[0].failing = bench.ports[1].failing = []
         other.send(*(good(bench) for _ in range(5)))

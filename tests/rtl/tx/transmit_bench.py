@@ -19,9 +19,10 @@ CELL = abi.CELL_BYTES
 class Port:
     """The read side of a memory port, as the DMA block behaves: bursts, and room set aside."""
 
-    ROOM, BURST, OUTSTANDING = 256, 64, 32
+    ROOM, BURST = 320, 64
 
-    def __init__(self, client, width, read, rng, latency, pace):
+    def __init__(self, client, width, read, rng, latency, pace, outstanding):
+        self.outstanding = outstanding
         self.client, self.width, self.read, self.rng = client, width, read, rng
         self.latency, self.pace = latency, pace
         self.requests = []  # (address, length) as accepted
@@ -65,7 +66,7 @@ class Port:
             self.splitting = self._cut(*request)
         if self.splitting:
             burst = self.splitting[: self.BURST]
-            if self.room >= len(burst) and len(self.bursts) < self.OUTSTANDING:
+            if self.room >= len(burst) and len(self.bursts) < self.outstanding:
                 self.room -= len(burst)
                 self.splitting = self.splitting[self.BURST :]
                 self.due = max(self.due + 1, now + self.rng.randint(*self.latency))
@@ -130,8 +131,9 @@ class Bench:
     """`latency` (least, most) in cycles and `pace` (chance of a handshake a cycle) of each port."""
 
     def __init__(
-        self, width, seed=1, *, latency=(3, 40), pace=0.8, mac_pace=0.8, burst=8, **parameters
-    ):
+        self, width, seed=1, *, latency=(3, 40), pace=0.8, mac_pace=0.8, burst=8, outstanding=32,
+        **parameters,
+    ):  # fmt: skip
         self.p = Parameters(bus_bytes=width, **parameters)
         self.rng = Random(seed)
         self.dut = Transmit(self.p)
@@ -149,11 +151,15 @@ class Bench:
         self.outcomes = []  # (queue, outcome)
         self.accesses = []  # payload accesses that the retired descriptors may have made
         self.done_bytes = []
+        self.cut = []  # what left of frames that ended as errors
+        self.discarded = 0
+        self.faults = []  # (queue, index, status)
+        self.wanted_faults = []
         self.strobes = deque()  # set-up: (interface, {field: value})
         dut, rng = self.dut, self.rng
         self.ports = [
-            Port(dut.descriptors, width, self._read_header, rng, latency, pace),
-            Port(dut.payload, width, self._read_payload, rng, latency, pace),
+            Port(dut.descriptors, width, self._read_header, rng, latency, pace, outstanding),
+            Port(dut.payload, width, self._read_payload, rng, latency, pace, outstanding),
         ]
         self.pause = False
         self.strict = True  # compare with the driver's expectations as descriptors retire
@@ -196,6 +202,11 @@ class Bench:
             (self.dut.tx_producer, {"queue": queue.number, "index": index & 0xFFFFFFFF})
         )
 
+    def share(self, queue, *, quantum=0, rate=0, burst=0):
+        """Sets a queue's share and rate limit, as the registers do."""
+        fields = {"queue": queue.number, "quantum": quantum, "rate": rate, "burst": burst}
+        self.strobes.append((self.dut.share_store, fields))
+
     def _read_header(self, address, count):
         return bytes(self.header.get(address + k, 0) for k in range(count))
 
@@ -217,6 +228,7 @@ class Bench:
             self.ctx = ctx
             self._watch()
             ctx.set(self.dut.transmit, 1)
+            ctx.set(self.dut.tx_fault.ready, 1)
             await self.cycles(1)
             await script(self)
 
@@ -258,8 +270,12 @@ class Bench:
         self.cycle += 1
         (
             mac, beat, index_valid, index, outcome_valid, outcome, region, done, done_bytes,
-            self.idle, self.stopped, *handshakes,
+            self.idle, self.stopped, discarded, fault_valid, fault, *handshakes,
         ) = values  # fmt: skip
+        self.discarded += discarded
+        if fault_valid:
+            fault = self._unpack(fault, self.dut.tx_fault.payload.shape())
+            self.faults.append((fault["queue"], fault["index"], fault["status"]))
         for k, port in enumerate(self.ports):
             accepted, request, taken = handshakes[3 * k : 3 * k + 3]
             request = self._unpack(request, self._request) if accepted else None
@@ -292,6 +308,8 @@ class Bench:
             dut.index.valid, dut.index.payload.as_value(),
             dut.outcome.valid, dut.outcome.payload.as_value(),
             dut.region.index, dut.frame_done, dut.frame_bytes, dut.idle, dut.stopped,
+            dut.frame_discarded, dut.tx_fault.valid & dut.tx_fault.ready,
+            dut.tx_fault.payload.as_value(),
         ]  # fmt: skip
         for port in self.ports:
             request, beats = port.client.request, port.client.beats
@@ -320,7 +338,12 @@ class Bench:
             self.starts.append(self.cycle)
         data = data.to_bytes(width, "little")
         assert last or count == width, "a beat that is not whole, within a frame"
-        assert 1 <= count <= width and not any(data[count:]) and not error
+        assert 1 <= count <= width and not any(data[count:]) and (last or not error)
+        if error:
+            assert count == 1 and not any(data)
+            self.cut.append(self._beats)
+            self._beats = b""
+            return
         self._beats += data[:count]
         if last:
             self.frames.append(self._beats)
@@ -339,19 +362,22 @@ class Bench:
         assert outcome == sent.outcome, f"{abi.TxOutcome(outcome)!r}, not {sent.outcome!r}"
         if index is not None:
             assert index["low"] == behind
+        if outcome != abi.TxOutcome.SENT:
+            at = queue.consumer if behind is None else (behind - sent.cells) & 0xFFFFFFFF
+            self.wanted_faults.append((number, at, outcome))
         if outcome in (abi.TxOutcome.SENT, abi.TxOutcome.PORT_ERROR):
             for region, _, offset, length in sent.references:
                 self.accesses.append((((region + 1) << 32) + offset, length))
         # All reads of all retired descriptors were answered.
         assert self.ports[1].answered >= len(self.accesses)
-        if outcome == abi.TxOutcome.SENT:
-            self.wanted.append(sent.frame)
+        self.wanted.extend(sent.frames if outcome == abi.TxOutcome.SENT else sent.before_error)
 
     def _drive(self):
         dut = self.dut
-        for strobe in (dut.tx_ring_store, dut.owner_store, dut.tx_producer):
+        for strobe in (dut.tx_ring_store, dut.owner_store, dut.tx_producer, dut.share_store):
             self._put(strobe.valid, 0)
-        stores = bool(self.strobes) and self.strobes[0][0] is not dut.tx_producer
+        anytime = (dut.tx_producer, dut.share_store)
+        stores = bool(self.strobes) and self.strobes[0][0] not in anytime
         paused = self._known.get(id(dut.pause), 0)
         self._put(dut.pause, int(self.pause or stores))
         if self.strobes:
@@ -379,3 +405,5 @@ class Bench:
             assert got == wanted, f"frame {k} differs:\n got    {got.hex()}\n wanted {wanted.hex()}"
         assert self.done_bytes == [len(frame) for frame in self.frames]
         assert self.ports[1].requests == self.accesses
+        assert self.faults == self.wanted_faults
+        assert not self.cut and not self.discarded

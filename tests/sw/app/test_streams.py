@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import os
+import socket
 from contextlib import asynccontextmanager
 
 import pytest
@@ -21,7 +22,7 @@ def run(coroutine):
 
 
 @asynccontextmanager
-async def connected(pair, handler, **options):
+async def connected(pair, handler, address="10.9.0.1", **options):
     """(server runtime, client runtime, reader, writer) of a connection served by `handler`."""
     a, b = pair
     options = {"pool_bytes": 1 << 20} | options
@@ -29,7 +30,7 @@ async def connected(pair, handler, **options):
         async with await hdstack.connect(b, **options) as right:
             port = next(_ports)
             await left.start_server(handler, port)
-            reader, writer = await right.open_connection("10.9.0.1", port)
+            reader, writer = await right.open_connection(address, port)
             yield left, right, reader, writer
 
 
@@ -50,6 +51,46 @@ def test_lines_and_exact_reads_come_back_as_they_were_written(pair):
             writer.write_eof()
             assert await reader.read() == b"tail"
             assert await reader.read(10) == b"" and reader.at_eof()
+
+    run(scene())
+
+
+def test_streams_over_ipv6_know_their_ends(pair):
+    async def scene():
+        peers = []
+
+        async def told(reader, writer):
+            peers.append(writer.get_extra_info("peername")[0])
+            await echo(reader, writer)
+
+        async with connected(pair, told, "fd00:9::1") as (_, _, reader, writer):
+            data = os.urandom(300_000)
+            writer.write(data)
+            writer.write_eof()
+            assert await reader.read() == data
+            assert peers == ["fd00:9::2"]
+            assert writer.get_extra_info("peername")[0] == "fd00:9::1"
+
+    run(scene())
+
+
+def test_options_are_set_and_the_senseless_ones_refused_with_a_reason(pair):
+    async def scene():
+        async with connected(pair, echo) as (_, _, reader, writer):
+            options = writer.get_extra_info("socket")
+            assert options.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            options.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            options.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
+            options.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+            assert options.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+            with pytest.raises(OSError, match="follows the posted buffers") as caught:
+                options.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            assert caught.value.errno == errno.ENOPROTOOPT
+            with pytest.raises(OSError, match="1 to 127") as caught:
+                options.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 500)
+            assert caught.value.errno == errno.EINVAL
+            writer.write(b"still works\n")
+            assert await reader.readline() == b"still works\n"
 
     run(scene())
 

@@ -101,11 +101,11 @@ def test_echo_is_rate_limited(host):
 @pytest.mark.parametrize(
     "packet, counter",
     [
-        (ethernet(type=0x86DD) / Raw(b"\x60" + b"\0" * 60), "not_ip"),
+        (ethernet(type=0x88CC) / Raw(b"\0" * 60), "not_ip"),
         (ethernet() / IP(src=PEER, dst="10.77.0.9") / ICMP(), "not_ours"),
         (ethernet() / IP(src=PEER, dst=US, flags="MF") / ICMP(), "fragments"),
         (ethernet() / IP(src=PEER, dst=US, frag=9) / ICMP(), "fragments"),
-        (ethernet() / IP(src=PEER, dst=US, proto=17) / Raw(b"x" * 8), "other_protocol"),
+        (ethernet() / IP(src=PEER, dst=US) / ICMP(type=13), "other_protocol"),
         (ethernet() / IP(src="224.0.0.1", dst=US) / ICMP(), "bad_ip"),
         (ethernet() / IP(src=US, dst=US) / ICMP(), "bad_ip"),
         (ethernet() / IP(src=PEER, dst=US, version=6) / ICMP(), "bad_ip"),
@@ -142,7 +142,7 @@ def test_syn_is_understood_under_tags_and_options(host, tags, ip_options):
     assert [name for name, _ in tcp.options] == ["MSS", "SAckOK", "Timestamp", "NOP", "WScale"]
     assert answer[IP].flags == "DF" and answer[IP].ttl == 64
     assert bytes(checked(answer)) == bytes(answer)
-    row = host.s["connections"][256]
+    row = host.rows_of(QUEUE)[0]
     assert row["mss"] == 1234 - 12 and row["snd_shift"] == 9 and row["snd_wnd"] == 4321
 
 

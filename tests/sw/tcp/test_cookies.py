@@ -1,7 +1,7 @@
 """A flood of SYN: cookies keep real peers served and tables bounded (RFC 4987)."""
 
 import pytest
-from tcp_host import ACK, RST, SYN, Host, S, Script, load
+from tcp_host import ACK, MS, RST, SYN, Host, S, Script, load
 
 from hdstack.tcp.events import EventKind, RequestKind
 
@@ -79,6 +79,18 @@ def test_options_survive_in_the_time_stamp(host):
     host.send(script.connection, b"x")
     (data,) = script.take()
     assert 0 < (data.ts[0] - answer.ts[0]) & 0xFFFFFFFF < 1100, "the clock never runs backwards"
+
+
+@pytest.mark.parametrize("step", range(0, 64, 7))
+def test_the_marked_time_stamp_is_never_ahead_of_the_clock(host, step):
+    host.now += step * MS
+    script = Script(host)
+    script.ts = True
+    answer = syn(script, mss=1460, shift=14, sack_ok=True)
+    script.give(0, seq=1, ack=1)
+    host.send(host.last(EventKind.ACCEPTED)["connection"], b"x")
+    (data,) = script.take()
+    assert 0 <= (data.ts[0] - answer.ts[0]) & 0xFFFFFFFF < 64
 
 
 def test_without_time_stamps_other_options_are_given_up(host):
