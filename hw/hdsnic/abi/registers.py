@@ -153,8 +153,9 @@ class CONTROL:
     RESET = Register(
         "RESET", 0x080, Access.WO,
         "writing 0x52455345 resets the device once all that is in flight has ended (R28): queues"
-        " and commands are off with their indices final, waiting frames DISABLED, rules and addresses"
-        " gone, this page as after reset but for IRQ_STATUS and ERROR, failed ports in use again."
+        " and commands are off with their indices final, waiting frames DISABLED, rules and"
+        " addresses gone, this page as after reset but for IRQ_STATUS and ERROR, failed ports in"
+        " use again."
         " The management page, posts, counters, keys and tables of receive-side scaling stay."
         " QUEUE_SWITCH reads `busy`, and writes of this page are refused, until it is done",
     )  # fmt: skip

@@ -334,8 +334,10 @@ class DescriptorParser(wiring.Component):
                         with m.If(further != 0):
                             m.next = "REFERENCES"
             with m.State("REFERENCES"):
+                # not `item.reference`: a simulator would see a loop through the whole of `item`
+                reference = abi.REFERENCE.as_amaranth()(window.words[:64])
                 m.d.comb += [
-                    item.reference.eq(window.words[:64]),
+                    item.reference.eq(reference),
                     item.has_reference.eq(1),
                     payload.eq(payload_held),
                 ]
@@ -347,7 +349,7 @@ class DescriptorParser(wiring.Component):
                         accept(references_left == 1)
                         m.d.comb += [
                             window.take.eq(1),
-                            payload.eq(payload_held + item.reference.length),
+                            payload.eq(payload_held + reference.length),
                         ]
                         m.d.sync += references_left.eq(references_left - 1)
                         with m.If(references_left == 1):
