@@ -1,7 +1,7 @@
 """Transmit: from doorbells of transmit rings to frames for the MAC.
 
 The top of the transmit path; the blocks are wired here, and here is the account of what may be
-under way, so that nothing behind the parser ever has to wait for room.
+under way, so that a pause ends.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -258,15 +258,17 @@ class Transmit(wiring.Component):
         ]
 
         # -- the account: descriptors under way, and payload that is to be gathered for them --
+        begun = Signal()  # a descriptor's last item
         under_way = Signal(count_bits(_JOBS))
         under_way_bytes = Signal(PAYLOAD_BITS + 1)
-        m.d.comb += parser.room.eq(
-            (under_way < _JOBS) & (under_way_bytes < p.tx_buffer_bytes) & check.room
-        )
-        m.d.sync += [
-            under_way.eq(
-                under_way + (parser.items.valid & parser.items.payload.finish) - gather.retire.valid
+        m.d.comb += [
+            begun.eq(parser.items.valid & parser.items.payload.finish),
+            parser.room.eq(
+                (under_way < _JOBS) & (under_way_bytes < p.tx_buffer_bytes) & check.room
             ),
+        ]
+        m.d.sync += [
+            under_way.eq(under_way + begun - gather.retire.valid),
             under_way_bytes.eq(
                 under_way_bytes
                 + Mux(parser.begun.valid, parser.items.payload.job.payload_length, 0)
