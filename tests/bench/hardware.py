@@ -127,9 +127,7 @@ def measure_all(widths, latencies, say) -> dict:
         able = features(bus_bytes)
         for case in CASES:
             if case.needs and not able[case.needs]:
-                say(
-                    f"{bus_bytes}-byte bus: {case.direction} left out, the card has no `{case.needs}`"
-                )
+                say(f"{bus_bytes}-byte bus: no {case.direction}, the card has no `{case.needs}`")
                 continue
             for cycles in latencies:
                 rows.append(measure(case, bus_bytes, cycles))
