@@ -61,8 +61,7 @@ def run(bus_bytes: int, latency: int, load: Load) -> Result:
         for queue in queues:
             _add_region(card, queue, load, outgoing)
             outgoing.describe(card, queue)
-        card.settle(SETTLE_CYCLES + 2 * latency)
-        before, harness = card.port_counters(), card.stats()
+        before, harness = _post(card, load, latency)
         cells = abi.record_cells(HEADER_BYTES, _extensions(card, load))
         card.begin(load.received, cells)
         if incoming:
@@ -102,8 +101,7 @@ def time_one(bus_bytes: int, frame_bytes: int, latency: int, frames: int = 100) 
     with BenchCard(bus_bytes, latency, (1,)) as card:
         incoming = [received(frame_bytes, 0)[k % 61] for k in range(frames)]
         _add_region(card, 1, load, None)
-        card.settle(SETTLE_CYCLES + 2 * latency)
-        before, harness = card.port_counters(), card.stats()
+        before, harness = _post(card, load, latency)
         card.begin(frames, abi.record_cells(HEADER_BYTES, _extensions(card, load)))
         apart = 600 + 4 * latency + 2 * frame_bytes // bus_bytes
         card.receive(incoming, frame_bytes - HEADER_BYTES, 1, apart)
@@ -121,14 +119,23 @@ def _extensions(card: BenchCard, load: Load) -> int:
 
 
 def _add_region(card, queue, load, outgoing):
-    elements = -(-load.received // load.queues) * (_extensions(card, load) + 1)
-    postable = max(16, min(elements + 64, card.parameters.postable_max))
-    if postable < elements:
-        raise ValueError(f"{load} takes {elements} buffers; a region has {postable}")
+    elements = max(1, -(-load.received // load.queues) * (_extensions(card, load) + 1))
+    if elements > card.parameters.postable_max:
+        raise ValueError(f"{load} takes more buffers than a region has: {elements}")
     send = outgoing.region_bytes if outgoing else 0
-    card.add_region(queue, Region(queue, load.element_bytes, postable, send))
+    card.add_region(queue, Region(queue, load.element_bytes, elements, send))
+
+
+def _post(card, load, latency):
+    """Post all buffers. Gives the counters of card and harness before, so that all reads of posts
+    count, and lets the card prefetch."""
+    card.settle(SETTLE_CYCLES + 2 * latency)
+    before, harness = card.port_counters(), card.stats()
     if load.received:
-        card.post_all(queue)
+        for queue in card.queues:
+            card.post_all(queue)
+    card.settle(SETTLE_CYCLES + 2 * latency)
+    return before, harness
 
 
 def _stuck(card, load, sent, limit):
