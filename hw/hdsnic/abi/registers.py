@@ -155,7 +155,7 @@ class CONTROL:
         "writing 0x52455345 resets the device once all that is in flight has ended (R28): queues"
         " and commands are off with their indices final, waiting frames DISABLED, rules and"
         " addresses gone, this page as after reset but for IRQ_STATUS and ERROR, failed ports in"
-        " use again."
+        " use again, if their memory has answered all that it owed."
         " The management page, posts, counters, keys and tables of receive-side scaling stay."
         " QUEUE_SWITCH reads `busy`, and writes of this page are refused, until it is done",
     )  # fmt: skip
