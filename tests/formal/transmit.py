@@ -152,10 +152,10 @@ class TransmitSpec(Spec):
                     "reads.eq(~scheduler.quiet)",
                 ),
                 Mutant(
-                    "a descriptor that begins as one retires is not counted",
+                    "a descriptor that retires leaves twice",
                     "hdsnic.tx.transmit",
-                    "under_way + begun - gather.retire.valid",
-                    "under_way + (begun & ~gather.retire.valid) - gather.retire.valid",
+                    "- gather.retire.valid",
+                    "- (gather.retire.valid << 1)",
                 ),
             ),
             depth=12,
