@@ -23,7 +23,7 @@ from spec import as_value, mutated, specs_of
 HERE = Path(__file__).resolve().parent
 WORK = HERE.parent.parent / "build" / "formal"
 TOOL_FILES = ("run", "spec")
-SECONDS_MAX = 120
+SECONDS_MAX = 300
 """For one run of sby."""
 
 _SBY = """[options]
