@@ -73,12 +73,6 @@ class ReferenceCheckSpec(Spec):
                     "m.If(0)",
                 ),
                 Mutant(
-                    "room is told too late",
-                    "hdsnic.tx.pieces",
-                    "self.room.eq(filled <= depth - p.references_max - _UNDER_WAY)",
-                    "self.room.eq(1)",
-                ),
-                Mutant(
                     "a piece is put out twice",
                     "hdsnic.tx.pieces",
                     "m.d.sync += tail.eq(tail + 1)",
