@@ -14,8 +14,8 @@ _SENT = abi.TxOutcome.SENT
 class ReferenceCheckSpec(Spec):
     """Any references, any region rows and owners, which may change in any cycle.
 
-    Assumed, as the parser does it: at most `references_max` references a descriptor, its first only
-    with `room`, and none in the cycle behind another descriptor's last.
+    Assumed, as the parser does it (`descriptors.py`): at most `references_max` references a
+    descriptor, its first only after `room`, and none in the cycle behind another's last.
     """
 
     depth = 2
@@ -71,12 +71,6 @@ class ReferenceCheckSpec(Spec):
                     "hdsnic.tx.pieces",
                     "m.If(self.rollback)",
                     "m.If(0)",
-                ),
-                Mutant(
-                    "room is told too late",
-                    "hdsnic.tx.pieces",
-                    "self.room.eq(filled <= depth - p.references_max - _UNDER_WAY)",
-                    "self.room.eq(1)",
                 ),
                 Mutant(
                     "a piece is put out twice",
@@ -135,7 +129,9 @@ class ReferenceCheckSpec(Spec):
             ]
         m.d.sync += ended.eq(items.valid & item.finish)
         self.assume(m, ~(items.valid & ended))
-        self.assume(m, (items.valid & ~inside).implies(check.room))
+        room = Signal()  # seen since the last item
+        m.d.sync += room.eq((room | check.room) & ~items.valid)
+        self.assume(m, (items.valid & ~inside).implies(room | check.room))
         self.assume(
             m, (items.valid & item.has_reference).implies(Mux(inside, used, 0) < p.references_max)
         )
@@ -250,6 +246,7 @@ class ReferenceCheckSpec(Spec):
         budget = Signal(6)
         m.d.comb += budget.eq(filled + under + Mux(inside, p.references_max - used, 0))
         self.helper(m, budget <= depth)
+        self.helper(m, room.implies(filled + under < depth - p.references_max))
         self.helper(m, waiting <= filled)
         # A last item is alone in the next stage.
         for older, newer in (((ended, None), None), (judged, found), (found, asked)):

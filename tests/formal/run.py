@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from spec import as_value, mutated, specs_of
@@ -22,7 +23,7 @@ from spec import as_value, mutated, specs_of
 HERE = Path(__file__).resolve().parent
 WORK = HERE.parent.parent / "build" / "formal"
 TOOL_FILES = ("run", "spec")
-SECONDS_MAX = 120
+SECONDS_MAX = 300
 """For one run of sby."""
 
 _SBY = """[options]
@@ -120,39 +121,69 @@ def _reasons(output):
     return "\n".join(lines or output.splitlines()[-10:])
 
 
-def check(block, spec_class, *, proofs=True, mutants=True, verbose=False):
-    """Proves a specification and kills its mutants; prints their lines. True if all went well."""
+def prove(block, spec_class):
+    """sby's word on all properties of a specification, and the seconds that it took."""
     name = spec_class.__name__
-    good = True
-    verdict, spent = "-", 0.0
-    if proofs:
-        begin = time.monotonic()
-        status, output = _sby(
-            WORK / f"{block}.{name}", spec_class, mode="prove", depth=spec_class.depth,
-            block=block, spec=name, property="", mutant="",
-        )  # fmt: skip
-        spent = time.monotonic() - begin
-        verdict = "proven" if status == "PASS" else f"NOT PROVEN ({status})"
-        if status != "PASS":
-            good = False
-            print(output if verbose else _reasons(output), flush=True)
-    for prop in spec_class.properties:
-        if not mutants:
-            print(f"{prop.name:44} {verdict} {spent:5.1f} s", flush=True)
-        for k, mutant in enumerate(prop.mutants if mutants else ()):
-            status, output = _sby(
-                WORK / re.sub(r"\W+", "_", f"{block} {name} {prop.name} {k}"), spec_class,
-                mode="bmc", depth=prop.depth, block=block, spec=name, property=prop.name,
-                mutant=mutant.name,
-            )  # fmt: skip
-            killed = status == "FAIL"
-            fate = f"killed at cycle {_step(output)}" if killed else f"ALIVE ({status})"
-            print(f"{prop.name:44} {verdict}  mutant: {mutant.name:52} {fate}", flush=True)
-            if not killed:
-                good = False
-                if status != "PASS":
-                    print(output if verbose else _reasons(output), flush=True)
-    return good
+    begin = time.monotonic()
+    told = _sby(
+        WORK / f"{block}.{name}", spec_class, mode="prove", depth=spec_class.depth,
+        block=block, spec=name, property="", mutant="",
+    )  # fmt: skip
+    return *told, time.monotonic() - begin
+
+
+def hunt(block, spec_class, prop, number):
+    """sby's word on a mutant of a property: FAIL if it breaks that property."""
+    name = spec_class.__name__
+    return _sby(
+        WORK / re.sub(r"\W+", "_", f"{block} {name} {prop.name} {number}"), spec_class,
+        mode="bmc", depth=prop.depth, block=block, spec=name, property=prop.name,
+        mutant=prop.mutants[number].name,
+    )  # fmt: skip
+
+
+class Run:
+    """All that is asked of a specification, begun at once in `pool`."""
+
+    def __init__(self, pool, block, spec_class, *, proofs, mutants):
+        self.spec_class = spec_class
+        self.proof = pool.submit(prove, block, spec_class) if proofs else None
+        self.hunts = [
+            [
+                pool.submit(hunt, block, spec_class, prop, k)
+                for k in range(len(prop.mutants) if mutants else 0)
+            ]
+            for prop in spec_class.properties
+        ]
+
+    def report(self, verbose):
+        """Prints a line a property and mutant; true if all were proven and all killed."""
+
+        def say(line, output=""):
+            print(line, flush=True)
+            if output:
+                print(output if verbose else _reasons(output), flush=True)
+
+        good, verdict = True, "-"
+        if self.proof:
+            status, output, seconds = self.proof.result()
+            good = status == "PASS"
+            verdict = f"proven in {seconds:3.0f} s" if good else f"NOT PROVEN ({status})"
+            if not good:
+                say(f"{self.spec_class.__name__}: {status}", output)
+        for prop, hunts in zip(self.spec_class.properties, self.hunts, strict=True):
+            if not hunts:
+                say(f"{prop.name:58} {verdict}")
+            for mutant, told in zip(prop.mutants, hunts, strict=False):
+                status, output = told.result()
+                killed = status == "FAIL"
+                good &= killed
+                fate = f"killed at cycle {_step(output)}" if killed else f"ALIVE ({status})"
+                say(
+                    f"{prop.name:58} {verdict}  mutant: {mutant.name:54} {fate}",
+                    "" if killed or status == "PASS" else output,
+                )
+        return good
 
 
 def table():
@@ -173,6 +204,8 @@ def main():
     parser.add_argument("blocks", nargs="*", metavar="block", help=f"of {', '.join(blocks())}")
     parser.add_argument("--proofs", action="store_true", help="prove, but spare the mutants")
     parser.add_argument("--mutants", action="store_true", help="mutants only")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--jobs", type=int, default=cores, help="at once; one for each core")
     parser.add_argument("--verbose", action="store_true", help="all that sby says of a failure")
     parser.add_argument("--table", action="store_true", help="print the table of verification.md")
     options = parser.parse_args()
@@ -183,15 +216,17 @@ def main():
     if unknown:
         parser.error(f"no such block: {', '.join(sorted(unknown))}; there are {blocks()}")
     begin = time.monotonic()
-    good, properties, mutants = True, 0, 0
-    for block in options.blocks or blocks():
-        for spec_class in specs_of(importlib.import_module(block)):
-            good &= check(
-                block, spec_class, proofs=not options.mutants, mutants=not options.proofs,
-                verbose=options.verbose,
-            )  # fmt: skip
-            properties += len(spec_class.properties)
-            mutants += sum(len(p.mutants) for p in spec_class.properties)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [
+            Run(pool, block, kind, proofs=not options.mutants, mutants=not options.proofs)
+            for block in options.blocks or blocks()
+            for kind in specs_of(importlib.import_module(block))
+        ]
+        good = True
+        for run in runs:
+            good &= run.report(options.verbose)
+    asked = [prop for run in runs for prop in run.spec_class.properties]
+    properties, mutants = len(asked), sum(len(prop.mutants) for prop in asked)
     said = [] if options.mutants else [f"{properties} properties proven"]
     said += [] if options.proofs else [f"{mutants} mutants killed"]
     spent = f"{time.monotonic() - begin:.0f} s"

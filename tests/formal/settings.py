@@ -20,8 +20,8 @@ class SettingsSpec(Spec):
     properties = (
         Property(
             "I6 a revoke waits until all stand still",
-            "A revoke, and each store of a ring or an owner, comes with `pause`, after two cycles "
-            "in a row in which all blocks were idle under `pause`.",
+            "A revoke, each store of a ring or an owner, and the end of a reset come with `pause`, "
+            "after two cycles in a row in which all blocks were idle under `pause`.",
             (
                 Mutant(
                     "a revoke does not wait",
@@ -174,13 +174,14 @@ class SettingsSpec(Spec):
         self.prove(
             m,
             self.properties[0].name,
-            (revoked.implies(e.pause & before & before_that) & stored.implies(e.pause & settled)),
+            revoked.implies(e.pause & before & before_that)
+            & (stored | e.reset_done).implies(e.pause & settled),
         )
         after = [
             fsm.ongoing(name)
             for name in (
                 "revoke", "load queue", "store queue", "load posts", "store posts",
-                "all queues off",
+                "all queues off", "clear tables", "clear next",
             )
         ]  # fmt: skip
         self.helper(m, sum(after[1:], start=after[0]).any().implies(settled))

@@ -112,6 +112,8 @@ class View:
         self._names = names
 
     def __getattr__(self, name):
+        if name == "fsm" and name not in self._names:  # one that its block gave no name
+            return self._names["m"]._generated["fsm"]
         try:
             return self._names[name]
         except KeyError:

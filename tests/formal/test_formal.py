@@ -12,10 +12,15 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.fixture(scope="module", autouse=True)
 def specifications():
-    """Specifications import one another by their names."""
+    """Specifications go by plain names, which modules of other folders may have too."""
+    names = [f.stem for f in HERE.glob("*.py") if not f.stem.startswith("test_")]
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.path.insert(0, str(HERE))
     yield
     sys.path.remove(str(HERE))
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(others)
 
 
 def all_specs():

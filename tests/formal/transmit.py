@@ -18,7 +18,7 @@ class GatherSpec(Spec):
 
     Assumed: jobs are kept until they are taken; one that is not segmented fits in a frame, and the
     first segment with what follows is the payload (`check.py`); a segment that others follow has
-    `MSS_MIN` bytes (the parser's rule); a header beat counts no more than its lanes.
+    `MSS_MIN` bytes (`descriptors.py`); a header beat counts no more than its lanes.
     """
 
     depth = 2
@@ -152,10 +152,10 @@ class TransmitSpec(Spec):
                     "reads.eq(~scheduler.quiet)",
                 ),
                 Mutant(
-                    "a descriptor that begins as one retires is not counted",
+                    "a descriptor that retires leaves twice",
                     "hdsnic.tx.transmit",
-                    "under_way + begun - gather.retire.valid",
-                    "under_way + (begun & ~gather.retire.valid) - gather.retire.valid",
+                    "- gather.retire.valid",
+                    "- (gather.retire.valid << 1)",
                 ),
             ),
             depth=12,
