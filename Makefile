@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BUS_BYTES ?= 64
 BENCH ?=
+EXAMPLES ?= 3000
 WAVES ?= 0
 ARGS ?=
 RUN := .venv/bin
@@ -28,6 +29,10 @@ bench-hw: setup ## cycles a frame of the whole card, every byte checked (ARGS=--
 
 formal: setup ## prove the invariants without bound, kill a mutant of each (ARGS="commit" for one block)
 	@$(RUN)/python tests/formal/run.py $(ARGS)
+
+test-long: setup ## property tests of TCP with thousands of seeds (EXAMPLES=3000; about an hour)
+	@HDSNIC_EXAMPLES=$(EXAMPLES) $(RUN)/python -m pytest tests/sw/tcp/test_properties.py \
+	    --timeout 0 $(ARGS)
 
 sim: setup ## one hardware bench: make sim BENCH=parse WAVES=1 leaves build/waves/*.vcd
 	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=parse WAVES=1; there are:"; \

@@ -3,6 +3,7 @@
 import numpy as np
 
 from hdstack.tcp import states
+from hdstack.tcp.sizes import BLOCK
 
 ORDER = (
     ("snd_una", "snd_nxt"),
@@ -11,6 +12,7 @@ ORDER = (
 """Fields of a connection of which the first is never above the second."""
 ADVANCING = ("snd_una", "snd_max", "snd_end", "rcv_nxt", "rcv_adv")
 """Fields that never go back while a row belongs to one connection."""
+DEADLINES = ("retransmit_at", "ack_at", "state_at", "keep_at")
 HEADS = {"send": "send_head", "piece": "piece_head", "range": "ranges_head"}
 SENDS = (states.ESTABLISHED, states.CLOSE_WAIT, states.FIN_WAIT_1, states.CLOSING, states.LAST_ACK)
 
@@ -103,8 +105,9 @@ def numbers(s, index, c):
     assert c["snd_max"] <= c["snd_end"] + 1
     if state >= states.ESTABLISHED and not c["fin_told"]:
         assert c["rcv_nxt"] <= c["rcv_adv"]
-    deadline = min(c["retransmit_at"], c["ack_at"], c["state_at"])
+    deadline = min(int(c[name]) for name in DEADLINES)
     assert s["deadlines"][index] <= deadline, "a deadline is forgotten"
+    assert s["blocks"][index // BLOCK] <= deadline
     assert s["control"]["next_deadline"] <= deadline
     if state in SENDS and c["snd_max"] > c["snd_una"]:
         assert s["deadlines"][index] < 1 << 62 or c["pending"], "nothing would send this again"
@@ -137,6 +140,7 @@ class Invariants:
         live = []
         for queue in self.host.apps:
             live += lists_of(s, tables, queue)
+            self.host.check_lists(queue, self.host.rows_of(queue))
         hashed(s, tables, live)
         half_open = 0
         now = {}
