@@ -89,9 +89,7 @@ class Parameters:
         powers = [1 << n for n in range(31)]
         check("exact_ways", (1, 2, 4), "1, 2 or 4")
         check("exact_rows", powers[4:12], "a power of two, 16 to 2048")
-        check(
-            "rss_contexts", range(1, abi.RSS_CONTEXTS_MAX + 1), f"1 to {abi.RSS_CONTEXTS_MAX}"
-        )
+        check("rss_contexts", range(1, abi.RSS_CONTEXTS_MAX + 1), f"1 to {abi.RSS_CONTEXTS_MAX}")
         check("chain_max", range(1, 15), "1 to 14")
         check("tso_bytes_max", range(1460, 262145), "1460 to 262144")
         check("postable_max", powers[4:17], "a power of two, 16 to 65536")

@@ -49,6 +49,4 @@ _CONSTANT_PART = re.compile(r"^  always @\*\n    (.+ = \d+'[bdh][0-9a-f_]+;)\n",
 
 def _once(found: re.Match) -> str:
     """The same for synthesis; for simulators, set once at the start."""
-    return (
-        f"`ifdef SYNTHESIS\n  always @*\n    {found[1]}\n`else\n  initial {found[1]}\n`endif\n"
-    )
+    return f"`ifdef SYNTHESIS\n  always @*\n    {found[1]}\n`else\n  initial {found[1]}\n`endif\n"

@@ -34,12 +34,14 @@ RECORD = Layout(
         Field("element", 24, "element of the region that took the payload, or its first part"),
         Field("region", 8, "region that took the payload, or its first part"),
         Field(
-            "hash", 32,
+            "hash",
+            32,
             "receive-side scaling hash, 0 where none was computed; of a PLACED record: the cookie"
             " of its command",
         ),
         Field(
-            "tag", 12,
+            "tag",
+            12,
             "rule that matched: below LISTENERS a listener rule, from 1024 on 1024 + the slot of an"
             " exact rule, modulo 4096; of a MALFORMED record: the RxOutcome for which it would have"
             " been dropped",
@@ -137,7 +139,6 @@ INDEX_SLOT = Layout(
         Field("completion_producer", 32, "completion ring: cells whose completions are whole"),
     ),
 )
-
 
 
 class CommandKind(IntEnum):

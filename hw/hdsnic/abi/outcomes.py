@@ -58,13 +58,17 @@ class RxOutcome(_Outcome):
     L4_CHECKSUM = 25, "TCP or UDP checksum wrong (I5)", "find the faulty hop"
     NO_BUFFER = 26, "no posted buffer in the queue (R11)", "the application must post more, sooner"
     NO_RING_SPACE = 27, "no space in the receive ring (R11)", "the stack is late, or a larger ring"
-    PAYLOAD_TOO_LARGE = 28, "payload larger than the longest chain of posted buffers", (
-        "register larger elements"
+    PAYLOAD_TOO_LARGE = (
+        28,
+        "payload larger than the longest chain of posted buffers",
+        ("register larger elements"),
     )
     BAD_REGION = 29, "the claimed buffer's region was revoked or is not the queue's (I2)", "none"
     PORT_ERROR = 30, "a memory port answered with an error; the record is void", "check the memory"
-    FAIR_SHARE = 31, "frame buffer above the watermark, and the queue over its share (I7)", (
-        "this queue's memory or rings are too slow for what it is sent"
+    FAIR_SHARE = (
+        31,
+        "frame buffer above the watermark, and the queue over its share (I7)",
+        ("this queue's memory or rings are too slow for what it is sent"),
     )
 
 
