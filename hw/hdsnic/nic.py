@@ -5,7 +5,7 @@ rx.Egress (place, split, commit) -> two write ports. Transmit: two read ports ->
 gather, segment, checksum) -> MAC. Set-up and counters: csr. Commands and completions: command.
 """
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -73,13 +73,11 @@ class Nic(wiring.Component):
         }  # fmt: skip
         header_write, header_read, payload_write, payload_read = ports.values()
         for name, port in ports.items():
-            # Nothing is under way then but what a failed memory owes: the blocks have had errors.
-            revive = Signal(name=f"{name}_revive")
+            m.submodules[name] = port
             m.d.comb += [
-                revive.eq(registers.port_reset & port.failed),
                 port.timeout.eq(registers.port_timeout),
+                port.restart.eq(registers.port_reset),
             ]
-            m.submodules[name] = ResetInserter(revive)(port)
 
         # -- bytes, in the order of their way --------------------------------------------------
         connect(m, flipped(self.s_axis_rx), from_mac.axis)

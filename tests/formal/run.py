@@ -183,7 +183,7 @@ def main():
     if unknown:
         parser.error(f"no such block: {', '.join(sorted(unknown))}; there are {blocks()}")
     begin = time.monotonic()
-    good, properties, killed = True, 0, 0
+    good, properties, mutants = True, 0, 0
     for block in options.blocks or blocks():
         for spec_class in specs_of(importlib.import_module(block)):
             good &= check(
@@ -191,11 +191,11 @@ def main():
                 verbose=options.verbose,
             )  # fmt: skip
             properties += len(spec_class.properties)
-            killed += sum(len(p.mutants) for p in spec_class.properties)
-    print(
-        f"{properties} properties, {killed} mutants, {time.monotonic() - begin:.0f} s: "
-        + ("all proven, all killed" if good else "FAILED")
-    )
+            mutants += sum(len(p.mutants) for p in spec_class.properties)
+    said = [] if options.mutants else [f"{properties} properties proven"]
+    said += [] if options.proofs else [f"{mutants} mutants killed"]
+    spent = f"{time.monotonic() - begin:.0f} s"
+    print(f"{', '.join(said)}, {spent}" if good else f"FAILED after {spent}")
     return 0 if good else 1
 
 

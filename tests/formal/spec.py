@@ -24,9 +24,19 @@ from amaranth.hdl import (
     Signal,
 )
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import Component, In, Out
 
-__all__ = ["Mutant", "Property", "Spec", "View", "as_value", "count_ones", "mutated", "specs_of"]
+__all__ = [
+    "Mutant",
+    "Property",
+    "Spec",
+    "View",
+    "as_value",
+    "count_ones",
+    "mutated",
+    "parts_of",
+    "specs_of",
+]
 
 _ROWS_MAX = 64
 """Rows of a memory that a specification may look at."""
@@ -205,6 +215,28 @@ class Spec(Elaboratable):
         m.submodules[name] = fragment
         return block
 
+    @contextmanager
+    def opaque(self, *classes):
+        """Blocks of these classes that are elaborated meanwhile do anything: outputs are free."""
+
+        def elaborate(block, platform):
+            m = Module()
+            for path, member, value in block.signature.flatten(block):
+                if member.flow is Out:
+                    bits = as_value(value)
+                    name = "__".join(map(str, (type(block).__name__, len(self.inputs), *path)))
+                    m.d.comb += bits.eq(self.free(len(bits), name))
+            return m
+
+        plain = {kind: kind.elaborate for kind in classes}
+        for kind in classes:
+            kind.elaborate = elaborate
+        try:
+            yield
+        finally:
+            for kind, method in plain.items():
+                kind.elaborate = method
+
     def view(self, block):
         return View(self._views[id(block)])
 
@@ -282,6 +314,17 @@ def as_value(thing):
 
 def count_ones(bits):
     return sum((bit for bit in bits), start=0)
+
+
+def parts_of(module, *but):
+    """The components that a module of the card builds from, but some."""
+    return {
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Component)
+        and value.__module__ != module.__name__
+    } - {Component, *but}
 
 
 def specs_of(module):

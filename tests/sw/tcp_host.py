@@ -278,7 +278,7 @@ class Host:
         frames = []
         for queue in range(16):
             while (index := self.core.next_segment(self.s, queue)) >= 0:
-                frames.append(self.gather(queue, index))
+                frames += self.cut(self.s["segments"][queue, index], self.gather(queue, index))
                 self.tx_producer[queue] = (self.tx_producer[queue] + 8) & 0xFFFFFFFF
                 self.core.segment_queued(self.s, queue, self.tx_producer[queue])
             if not self.tx_lag:
@@ -305,6 +305,32 @@ class Host:
         struct.pack_into(">H", frame, 24, inet_sum(bytes(frame[14:34])) ^ 0xFFFF)
         struct.pack_into(">H", frame, 50, inet_sum(bytes(frame[34:])) ^ 0xFFFF)
         return bytes(frame)
+
+    def cut(self, row, frame):
+        """The segments that the card makes of a frame."""
+        if row["kind"] != 0 or row["cut"] == 0:
+            return [frame]
+        l4 = 54 if frame[12:14] == b"\x86\xdd" else 34
+        start, most, found = l4 + (frame[l4 + 12] >> 4 << 2), int(row["cut"]), []
+        payload = frame[start:]
+        assert len(payload) == row["payload"] > most
+        for at in range(0, len(payload), most):
+            part = bytearray(frame[:start] + payload[at : at + most])
+            seq = (int.from_bytes(frame[l4 + 4 : l4 + 8], "big") + at) & 0xFFFFFFFF
+            part[l4 + 4 : l4 + 8] = seq.to_bytes(4, "big")
+            if at + most < len(payload):
+                part[l4 + 13] &= ~(FIN | PSH)
+            length = len(part) - 14 if l4 == 34 else len(part) - 54
+            struct.pack_into(">H", part, 16 if l4 == 34 else 18, length)
+            if l4 == 34:
+                part[24:26] = b"\0\0"
+                struct.pack_into(">H", part, 24, inet_sum(bytes(part[14:34])) ^ 0xFFFF)
+            addresses = part[26:34] if l4 == 34 else part[22:54]
+            part[l4 + 16 : l4 + 18] = b"\0\0"
+            pseudo = bytes(addresses) + struct.pack(">HH", 6, len(part) - l4)
+            struct.pack_into(">H", part, l4 + 16, inet_sum(pseudo + bytes(part[l4:])) ^ 0xFFFF)
+            found.append(bytes(part))
+        return found
 
     # the service and the application
 

@@ -72,11 +72,13 @@ class Area:
 
 
 class World:
-    """Server and client, `connections` between them, `size` bytes each way at most."""
+    """Server and client, `connections` between them, `size` bytes each way at most; the server's
+    card cuts segments."""
 
     def __init__(self, modules, link, seed, connections=2, size=30000, buffers=64, limit=7200 * S):
         self.link, self.chance, self.limit = link, random.Random(seed), limit
-        self.server = Host(modules, SERVER, b"\x02\0\0\0\0\x02", buffers=buffers, seed=seed & 255)
+        self.server = Host(modules, SERVER, b"\x02\0\0\0\0\x02", buffers=buffers, seed=seed & 255,
+                           tso_bytes=61440)  # fmt: skip
         self.client = Host(modules, CLIENT, b"\x02\0\0\0\0\x01", buffers=buffers, seed=~seed & 255)
         self.hosts = (self.server, self.client)
         self.now, self.order, self.wire, self.trace = self.server.now, 0, [], []

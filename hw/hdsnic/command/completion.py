@@ -4,7 +4,7 @@ Each queue may have a completion ring in header memory. The index that shows a c
 after its write was acknowledged, as with records (I3).
 """
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.fifo import SyncFIFO
@@ -103,16 +103,17 @@ class CompletionWriter(wiring.Component):
             consumer.write_value.eq(bell.index),
         ]
 
-        # -- choose: in turn, but a command that found its ring full only after that has changed --
+        # -- choose, in turn --
         kinds = abi.CompletionKind
         names = (kinds.RECEIVE_FAULT, kinds.POST_FAULT, kinds.TRANSMIT_FAULT)
         waiting, overflow = [], []
-        job_shape = StructLayout({"ring": bits, "command": 1, **abi.COMPLETION.widths})
+        told = {n: abi.COMPLETION.widths[n] for n in ("kind", "queue", "status", "cookie", "index")}
+        job_shape = StructLayout({"ring": bits, "command": 1, **told})
+        stamp = Signal(32)
         job, chosen = Signal(job_shape), Signal(job_shape)
         take = Signal()
         turn = Signal(range(4))
         offers = Signal(4)
-        full_before = Signal()
         for k, (kind, fault) in enumerate(zip(names, self.faults, strict=True)):
             m.submodules[f"fault_{k}"] = fifo = SyncFIFO(width=Fault(p).size, depth=_FAULTS)
             oldest = Fault(p)(fifo.r_data)
@@ -133,9 +134,7 @@ class CompletionWriter(wiring.Component):
             {"command": 1, "kind": kinds.COMMAND, "queue": command.queue,
              "status": command.status, "cookie": command.cookie, "index": command.index}
         )  # fmt: skip
-        m.d.comb += offers[3].eq(self.commands.valid & ~full_before)
-        with m.If(rung | store.valid | ~self.command_waits):
-            m.d.sync += full_before.eq(0)
+        m.d.comb += offers[3].eq(self.commands.valid)
         with m.Switch(turn):
             for k, fields in enumerate(waiting):
                 with m.Case(k):
@@ -155,14 +154,17 @@ class CompletionWriter(wiring.Component):
         m.d.comb += at.eq(
             ring.data.base | ((producer.value[0] & (cells - 1)) << _CELL_LOG2)[: p.address_bits]
         )
-        completion = Cat(job[name] for name in abi.COMPLETION.widths)
+        values = {name: job[name] for name in told} | {"cycles": stamp}
+        completion = Cat(
+            values.get(name, Const(0, width)) for name, width in abi.COMPLETION.widths.items()
+        )
         given_up = Signal()
         with m.FSM() as fsm:
             m.d.comb += self.idle.eq(fsm.ongoing("idle"))
             with m.State("idle"):
                 with m.If(~self.pause):
                     with m.If(offers.bit_select(turn, 1)):
-                        m.d.sync += [job.eq(chosen), job.cycles.eq(self.cycles)]
+                        m.d.sync += [job.eq(chosen), stamp.eq(self.cycles)]
                         m.d.comb += take.eq(turn != 3)
                         m.next = "room"
                     with m.Else():
@@ -179,9 +181,7 @@ class CompletionWriter(wiring.Component):
                     ]
                     m.d.comb += self.commands.ready.eq(job.command)
                     m.next = "write"
-                with m.Elif(job.command & there & self.command_waits):
-                    m.d.sync += full_before.eq(~rung)
-                with m.Else():
+                with m.Elif(~(job.command & there & self.command_waits)):  # else it asks again
                     m.d.comb += [given_up.eq(1), self.commands.ready.eq(job.command)]
             with m.State("write"):
                 with m.If(self.write.done):

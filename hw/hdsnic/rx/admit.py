@@ -25,7 +25,7 @@ class Admission(wiring.Component):
     Interface attributes
     --------------------
     udp_split: a bit for each queue. watermark, share: in 64 bytes; watermark 0 switches this off.
-    verified: a frame's last beat with its verdict. frame: as it is announced; `time_stamp` is 0.
+    verified: a frame's last beat with its verdict. frame: as it is announced.
     over: more than the watermark is in use, and more than the share by the frame's queue.
     used, kept, rows, left: of the frame buffer.
     """

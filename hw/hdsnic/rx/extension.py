@@ -91,9 +91,9 @@ class ChainExits(wiring.Component):
                 ]
         for step in range(exit_cycles(self.bus_bytes) - 1):
             before, ways = ways, row(f"twice_{step}")
-            now, valid = valid, Signal(name=f"valid_{step}")
-            m.d.sync += valid.eq(now)
-            with m.If(now):
+            earlier, valid = valid, Signal(name=f"valid_{step}")
+            m.d.sync += valid.eq(earlier)
+            with m.If(valid):
                 for n, way in enumerate(ways):
                     one = before[n]
                     m.d.sync += way.eq(one)

@@ -103,7 +103,7 @@ class Ingress(wiring.Component):
         m.submodules.buffer = buffer = FrameBuffer(p)
         m.submodules.admission = admission = Admission(p)
         m.submodules.announcer = announcer = Announcer(p)
-        m.submodules.stamps = stamps = DelayLine(64, PARSER_CYCLES + VERDICT_CYCLES)
+        m.submodules.stamps = stamps = DelayLine(64, PARSER_CYCLES + VERDICT_CYCLES - 1)
         connect, flipped = wiring.connect, wiring.flipped
         connect(m, flipped(self.mac), parser.mac)
         connect(m, parser.o, verify.i)
@@ -127,6 +127,7 @@ class Ingress(wiring.Component):
             self.frame_bytes.eq(parser.frame_bytes),
             stamps.i.valid.eq(self.mac.valid & self.mac.payload.last),
             stamps.i.payload.eq(self.cycles),
+            steer.time_stamp.eq(stamps.o.payload),
             admission.udp_split.eq(self.udp_split),
             admission.watermark.eq(self.watermark),
             admission.share.eq(self.share),
@@ -140,7 +141,6 @@ class Ingress(wiring.Component):
             buffer.passed.eq(self.frames.payload.reason == abi.RxOutcome.FAIR_SHARE),
             announcer.i.valid.eq(buffer.kept),
             announcer.i.payload.eq(admission.frame),
-            announcer.i.payload.time_stamp.eq(stamps.o.payload),
             self.looked_up.eq(buffer.kept),
         ]
 

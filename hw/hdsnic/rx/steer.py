@@ -23,7 +23,9 @@ from .parse import Addresses, Ports
 from .rss import RssFlow, RssUnit, rss_steps
 from .verify import Candidate, Steered
 
-__all__ = ["AddressTable", "ListenerTable", "Steer"]
+__all__ = ["STEER_CYCLES", "AddressTable", "ListenerTable", "Steer"]
+
+STEER_CYCLES = 11
 
 GROUP = 8  # rules of which the first that matches is chosen in one cycle
 
@@ -240,7 +242,7 @@ class Steer(wiring.Component):
     exact_busy: exact rules are being cleared behind a reset; they match nothing, stores are lost.
     addresses, ports, candidate: of a frame, the last two 3 and 6 cycles after the first. Addresses
     and ports come of every frame, a candidate with those of whole headers too.
-    o: the frame, 11 cycles after `addresses`.
+    o: the frame, STEER_CYCLES after `addresses`. time_stamp: of that frame, in the same cycle.
     """
 
     def __init__(self, parameters):
@@ -256,6 +258,7 @@ class Steer(wiring.Component):
                 "addresses": In(Strobe(Addresses())),
                 "ports": In(Strobe(Ports())),
                 "candidate": In(Strobe(Candidate(parameters))),
+                "time_stamp": In(64),
                 "o": Out(Strobe(Steered(parameters))),
             }
         )
@@ -277,7 +280,7 @@ class Steer(wiring.Component):
             wiring.connect(m, wiring.flipped(mine), theirs)
 
         # Cycles, counted from `addresses`: ports come in 3, rules are found in 6 with the
-        # candidate, the frame is steered in 11.
+        # candidate, the frame is steered in STEER_CYCLES.
         addresses, ports = self.addresses, self.ports
         local = Signal.like(table.local)  # in 3
         with m.If(table.done):
@@ -369,6 +372,7 @@ class Steer(wiring.Component):
             out.frame.length.eq(frame.length),
             out.frame.header_length.eq(frame.length),
             out.frame.reason.eq(frame.reason),
+            out.frame.time_stamp.eq(self.time_stamp),
             out.frame.vlan_tags.eq(frame.vlan_tags),
             out.frame.ipv6.eq(frame.ipv6),
             out.frame.checksum_good.eq(frame.checksum_good),

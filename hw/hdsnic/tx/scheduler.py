@@ -192,11 +192,6 @@ class Scheduler(wiring.Component):
             visit.position.eq(place_read.data.position),
         ]
 
-        def look_again():
-            """The visit goes on to the newest producer index, if it may."""
-            with m.If(~within & (issued < VISIT_CELLS_MAX)):
-                m.d.sync += available.eq(producer - start)
-
         least = quota_cells(p)
         with m.FSM():
             with m.State("PICK"):
@@ -235,7 +230,9 @@ class Scheduler(wiring.Component):
                     m.d.sync += [issued.eq(issued + chunk), position.eq(position + chunk)]
                     m.next = "DECIDE"
             with m.State("DECIDE"):
-                look_again()
+                # On to the newest producer index; reads that ended within a beat are closed here.
+                with m.If(issued < VISIT_CELLS_MAX):
+                    m.d.sync += available.eq(producer - start)
                 leave = Signal()
                 ended = Signal()  # no cell is left, and none may come
                 m.d.comb += [

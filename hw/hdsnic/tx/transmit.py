@@ -258,20 +258,18 @@ class Transmit(wiring.Component):
         ]
 
         # -- the account: descriptors under way, and payload that is to be gathered for them --
-        begun = Signal()
         under_way = Signal(count_bits(_JOBS))
         under_way_bytes = Signal(PAYLOAD_BITS + 1)
-        m.d.comb += [
-            begun.eq(parser.items.valid & parser.items.payload.finish),
-            parser.room.eq(
-                (under_way < _JOBS) & (under_way_bytes < p.tx_buffer_bytes) & check.room
-            ),
-        ]
+        m.d.comb += parser.room.eq(
+            (under_way < _JOBS) & (under_way_bytes < p.tx_buffer_bytes) & check.room
+        )
         m.d.sync += [
-            under_way.eq(under_way + begun - gather.retire.valid),
+            under_way.eq(
+                under_way + (parser.items.valid & parser.items.payload.finish) - gather.retire.valid
+            ),
             under_way_bytes.eq(
                 under_way_bytes
-                + Mux(begun, parser.items.payload.job.payload_length, 0)
+                + Mux(parser.begun.valid, parser.items.payload.job.payload_length, 0)
                 - gather.done_bytes
             ),
         ]

@@ -34,6 +34,7 @@ _D_REFERENCES = abi.DESCRIPTOR.offsets["references"]
 _D_L3, _D_L4 = abi.DESCRIPTOR.offsets["l3_offset"], abi.DESCRIPTOR.offsets["l4_offset"]
 _D_IPV4_CHECKSUM = 1 << abi.DESCRIPTOR.offsets["ipv4_checksum"]
 _D_TCP_CHECKSUM = 1 << abi.DESCRIPTOR.offsets["tcp_checksum"]
+_D_TSO, _D_MSS = 1 << abi.DESCRIPTOR.offsets["tso"], abi.DESCRIPTOR.offsets["mss"]
 _R_LENGTH = abi.REFERENCE.offsets["length"]
 _R_REGION = abi.REFERENCE.offsets["region"]
 _R_GENERATION = abi.REFERENCE.offsets["generation"]
@@ -56,14 +57,16 @@ def transmit_base(queue, ring_bytes):
 
 
 @part
-def put_descriptor(words, at, header_length, references, l3_offset, l4_offset, ipv4, tcp):
+def put_descriptor(words, at, header_length, references, l3_offset, l4_offset, ipv4, tcp, cut):
     """The fixed part of a descriptor at byte `at` of `words`; its first reference is zero. `ipv4`,
-    `tcp`: the checksums that the card inserts."""
+    `tcp`: the checksums that the card inserts; `cut`: segments of so many bytes, 0: none (TSO)."""
     word = header_length | references << _D_REFERENCES | l3_offset << _D_L3 | l4_offset << _D_L4
     if ipv4:
         word |= _D_IPV4_CHECKSUM
     if tcp:
         word |= _D_TCP_CHECKSUM
+    if cut > 0:
+        word |= _D_TSO | cut << _D_MSS
     words[at >> 3] = word
     words[(at >> 3) + 1] = 0
 

@@ -13,8 +13,8 @@ FRAGMENT = 44
 ICMP = 58
 DESTINATION = 60
 HOP_LIMIT = 64
-EXTENSIONS_MAX = 4
-"""Extension headers that are passed over, as the card does."""
+EXTENSIONS_MAX = 32
+"""More do not fit into the 256 bytes of header that the card splits off."""
 
 
 @part

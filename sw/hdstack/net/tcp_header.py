@@ -161,6 +161,7 @@ def encode(row, memory, at):
     put8(memory, at + 12, size << 2)
     put8(memory, at + 13, row["flags"])
     put16(memory, at + 14, row["window"])
-    put16(memory, at + 16, fold(address_sum(row) + 6 + size + row["payload"]))
+    length = size + row["payload"] if row["cut"] == 0 else 0  # the card adds that of each segment
+    put16(memory, at + 16, fold(address_sum(row) + 6 + length))
     put16(memory, at + 18, 0)
     return size

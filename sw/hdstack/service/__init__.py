@@ -99,7 +99,7 @@ def _mac(text: str) -> bytes:
 def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: int | None = None,
          ready_fd: int | None = None, parent_pid: int | None = None, gateway: str | None = None,
          mtu: int = 1500, addresses: Sequence[str] = (),
-         gateway6: str | None = None) -> None:  # fmt: skip
+         gateway6: str | None = None, offload: bool = True) -> None:  # fmt: skip
     """Run the stack process until SIGTERM or SIGINT, or until its parent or the device ends.
 
     Parameters
@@ -114,6 +114,7 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     addresses: further addresses of either family, with prefix, "fd00:77::2/64"; with IPv6 comes an
         address of the link by itself.
     gateway6: next hop for other IPv6 networks.
+    offload: let the card cut large sends into segments (TSO).
 
     Raises HdstackError, with one sentence, if it cannot start or if the device ends.
     """
@@ -132,7 +133,16 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     if parent_pid is not None:
         memory.die_with_parent(parent_pid)
     server = Server(
-        DeviceProcess(run_directory), listener, hardware, own, prefix, hop, mtu, interfaces, routes
+        DeviceProcess(run_directory),
+        listener,
+        hardware,
+        own,
+        prefix,
+        hop,
+        mtu,
+        interfaces,
+        routes,
+        offload,
     )
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     signal.signal(signal.SIGINT, lambda *_: server.stop())

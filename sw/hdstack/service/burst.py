@@ -169,9 +169,10 @@ def _segments_out(s, io, rings, words, q):
         header = encode_segment(s, q, index, rings, at + CELL + more)
         if tcp:
             ipv4 = segment["remote_high"] == 0
-            put_descriptor(words, at, header, references, 14, 34 if ipv4 else 54, ipv4, True)
+            l4 = 34 if ipv4 else 54
+            put_descriptor(words, at, header, references, 14, l4, ipv4, True, segment["cut"])
         else:
-            put_descriptor(words, at, header, 0, 0, 0, False, False)
+            put_descriptor(words, at, header, 0, 0, 0, False, False, 0)
         for k in range(references):
             piece = segment["ref"][k]
             put_reference(

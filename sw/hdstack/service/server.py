@@ -90,11 +90,12 @@ class Server:
     mac: six bytes. address, gateway: IPv4 in host byte order (0: no gateway). prefix: 0 to 32.
     interfaces: further addresses (`ipaddress` interfaces of either family).
     routes: (network, next hop) each, of `ipaddress`.
+    offload: the card cuts large sends into segments (TSO).
     """
 
     def __init__(self, device: DeviceProcess, listener: socket.socket, mac: bytes, address: int,
                  prefix: int, gateway: int = 0, mtu: int = 1500, interfaces=(),
-                 routes=()):  # fmt: skip
+                 routes=(), offload: bool = True):  # fmt: skip
         self._device, self._listener = device, listener
         self._state_fd = memory.create("hdsnic-state", -(-tables.STATE_BYTES // 4096) * 4096)
         memory.add_seals(self._state_fd, memory.SIZE_SEALS)
@@ -118,6 +119,8 @@ class Server:
             self._channels.words,
         )  # fmt: skip
         self.card = Card(device)
+        if offload:
+            s["control"]["tso_bytes"] = min(self.card.parameters.tso_bytes_max, tables.TSO_MOST)
         self._rules = Rules(self.card, s, io)
         self._applications = Applications(
             self.card, self._rules, s, io, self._channels, self._detaching

@@ -32,7 +32,8 @@ def payload_max(c):
 def emit_data(s, index, seq, length, flags):
     """A segment with up to `length` bytes from `seq`; gives the bytes taken, or -1 if a region of
     them is gone. Fewer than `length` where they are scattered over too many references; FIN is
-    then left out. PSH stands where an application's send ends."""
+    then left out. PSH stands where an application's send ends. More than a segment takes is cut by
+    the card."""
     c = s["connections"][index]
     queue = c["queue"]
     at = c["send_cursor"]
@@ -40,6 +41,7 @@ def emit_data(s, index, seq, length, flags):
         at = c["send_head"]
     while at >= 0 and s["sends"][at]["seq"] + s["sends"][at]["length"] <= seq:
         at = s["sends"][at]["next"]
+    most = payload_max(c)  # before the segment takes the reports that are due
     row = begin_segment(s, index, seq, flags)
     first = at
     taken = 0
@@ -66,6 +68,8 @@ def emit_data(s, index, seq, length, flags):
         at = send["next"]
     row["references"] = used
     row["payload"] = taken
+    if taken > most:
+        row["cut"] = most
     if taken < length:
         row["flags"] &= ~FIN
         if used == 0:

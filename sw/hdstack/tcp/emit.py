@@ -38,6 +38,7 @@ def take_segment(s, queue):
     row["frame"] = NONE
     row["references"] = 0
     row["payload"] = 0
+    row["cut"] = 0
     row["mss"] = 0
     row["shift"] = NONE
     row["sack_ok"] = 0

@@ -110,10 +110,13 @@ def send_next(s, index, edge, now):
     seq = c["snd_nxt"]
     most = payload_max(c)
     left = c["snd_end"] - seq
-    length = max(min(min(left, following - seq), min(edge - seq, most)), 0)
+    length = max(min(min(left, following - seq), edge - seq), 0)
+    if length > most:
+        # full segments only; what remains is looked at by itself
+        length = max(min(length, s["control"]["tso_bytes"]) // most, 1) * most
     fin = 1 if c["fin"] and left >= 0 and length == left else 0
     # silly window avoidance (RFC 9293 section 3.8.6.2.1)
-    whole = length in (most, left) or 2 * length >= c["max_wnd"]
+    whole = length >= most or length == left or 2 * length >= c["max_wnd"]
     if waits_for_more(c, seq, length, most, fin):
         return False
     if (length > 0 and (whole or seq < c["snd_max"])) or fin:
@@ -133,7 +136,7 @@ def send_next(s, index, edge, now):
             begin_segment(s, index, seq, flags)
         if taken > 0:
             acks.on_data_sent(c, now)
-            if taken < most:
+            if taken % most:
                 c["snd_sml"] = seq + taken
         sent(s, index, seq, taken, fin, now)
         return True

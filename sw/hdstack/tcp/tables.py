@@ -62,6 +62,9 @@ SEGMENTS_MARGIN = 16
 SEGMENTS_RESERVE = 24
 """Data segments stop here, so that acknowledgements still have room."""
 
+TSO_MOST = 61440
+"""With its headers it fits the 16 bits of an IP length."""
+
 NEWRENO = 0
 CUBIC = 1
 
@@ -80,7 +83,7 @@ CONTROL = np.dtype(
     _integers(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
-        " frame_next paths locals routes congestion timestamps sack"
+        " frame_next tso_bytes paths locals routes congestion timestamps sack"
     )
     + [("secret", "<i8", (4,))]
 )
@@ -142,12 +145,13 @@ REFERENCE = np.dtype(_integers("send region generation offset length"))
 SEGMENT = np.dtype(
     _integers(
         "kind frame connection mac high address remote_high remote_address local_port remote_port"
-        " seq ack flags"
+        " seq ack flags cut"
         " window mss shift sack_ok ts tsval tsecr sacks payload references"
     )
     + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("ref", REFERENCE, (MAX_REFERENCES,))]
 )
 TCP_SEGMENT = 0
+"""With `cut` the card makes segments of so many bytes of it (TSO); 0: it is one."""
 ARP_PACKET = 1
 """`mac` is the target or 0, `remote_address` the target, `flags` the operation."""
 WHOLE_FRAME = 2
@@ -206,7 +210,7 @@ def allocate(buffer=None):
 
 
 def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: bytes, mss=1460,
-               *, congestion=CUBIC, timestamps=True, sack=True):  # fmt: skip
+               *, congestion=CUBIC, timestamps=True, sack=True, tso_bytes=0):  # fmt: skip
     """Empty every table and set who we are.
 
     Parameters
@@ -217,6 +221,7 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     secret: 16 random bytes; sequence numbers, ports and the hash depend on them (RFC 6528).
     mss: largest payload of a segment, in bytes: the link's MTU less 40.
     congestion: NEWRENO or CUBIC, for connections that begin from now on.
+    tso_bytes: most payload that the card cuts into segments by itself; 0: it does not.
     timestamps, sack: whether these options are offered and taken (RFC 7323, RFC 2018).
     """
     if len(mac) != 6 or len(secret) != 16:
@@ -244,7 +249,7 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     control["secret"][:] = np.frombuffer(secret, "<u4")
     control["next_deadline"] = NEVER
     control["congestion"], control["timestamps"] = congestion, int(timestamps)
-    control["sack"] = int(sack)
+    control["sack"], control["tso_bytes"] = int(sack), min(tso_bytes, TSO_MOST)
     add_address(s, 0, address, prefix)
     if gateway:
         add_route(s, 0, 0, 0, 0, gateway)

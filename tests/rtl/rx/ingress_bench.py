@@ -16,6 +16,8 @@ from hdsnic.abi.flow_hash import flow_slots
 from hdsnic.interfaces import SteeredFrame
 from hdsnic.parameters import Parameters
 from hdsnic.rx.ingress import Ingress
+from hdsnic.rx.parse import PARSER_CYCLES
+from hdsnic.rx.verify import VERDICT_CYCLES
 
 OWN_MAC = bytes.fromhex("026864730002")
 OWN_IPV4 = "10.77.0.2"
@@ -276,7 +278,8 @@ def run(
             assert 0 < len(payload) <= parameters.bus_bytes, "its last beat only"
         else:
             assert steered["length"] == len(payload)
-    assert result.time_stamps == sorted(result.time_stamps)
+    pairs = zip(result.looked_up_cycles, result.time_stamps, strict=True)
+    assert {looked - stamp for looked, stamp in pairs} <= {PARSER_CYCLES + VERDICT_CYCLES}
     assert set(result.time_stamps) <= set(result.last_beat_cycles)
     return result
 

@@ -61,8 +61,8 @@ def test_small_frames_are_split_and_placed_at_the_speed_of_their_records(width, 
     assert b.outcomes == {RxOutcome.SPLIT: count}
     per_frame = pace(b, count // 3)
     most = {8: 9.1, 16: 5.1, 32: 3.1, 64: 2.1}[width]
-    if stamps:
-        most += {8: 1, 16: 0, 32: 0.3, 64: 0}[width]
+    if stamps and width == 8:
+        most += 1  # a record with a time stamp takes a beat more
     assert per_frame <= most, f"{per_frame} cycles a frame"
 
 

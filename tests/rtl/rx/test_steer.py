@@ -19,11 +19,12 @@ from toeplitz import KEY, toeplitz
 
 from hdsnic.abi import EXACT_TAG, RSS_ENTRIES, RxOutcome
 from hdsnic.abi.flow_hash import flow_slots
+from hdsnic.rx.steer import STEER_CYCLES as LATENCY
 from hdsnic.rx.steer import Steer
 
 OWN = packed("10.77.0.2")
 PEER = packed("10.77.0.1")
-PORTS, CANDIDATE, LATENCY = 3, 6, 11  # cycles behind the addresses
+PORTS, CANDIDATE = 3, 6  # cycles behind the addresses
 RULES = (Listener(4, 80, 1), Listener(4, 90, 2), Listener(4, 80, 1, valid=False))
 NO_RULE = (RxOutcome.NO_RULE, 0, 0, 0)
 

@@ -381,6 +381,58 @@ def test_the_buffer_inserts_checksums_and_forgets_bad_frames(width):
 
 
 @every_width
+@pytest.mark.parametrize("taken", [0, 1, 3])
+@pytest.mark.parametrize("stall", [1, 9])
+def test_a_frame_that_a_discard_cuts_ends_as_an_error_and_the_next_one_is_whole(
+    width, taken, stall
+):
+    dut = FrameBuffer(Parameters(bus_bytes=width))
+
+    async def testbench(ctx):
+        for frame in range(2):
+            for k in range(6):
+                ctx.set(dut.beats.valid, 1)
+                fields(ctx, dut.beats.payload, data=16 * frame + k + 1, last=k == 5, good=1)
+                await ctx.tick()
+            ctx.set(dut.beats.valid, 0)
+            ctx.set(dut.meta.valid, 1)
+            fields(ctx, dut.meta.payload, last_beat=5, count=width)
+            await ctx.tick()
+            ctx.set(dut.meta.valid, 0)
+            for _ in range(8):
+                await ctx.tick()
+            if frame:
+                break
+            # One beat is on offer, `taken` were taken before.
+            for _ in range(taken):
+                ctx.set(dut.mac.ready, 1)
+                await ctx.tick()
+            ctx.set(dut.mac.ready, 0)
+            ctx.set(dut.discard, 1)
+            for _ in range(stall):
+                await ctx.tick()
+                assert ctx.get(dut.mac.valid)
+                assert ctx.get(dut.mac.payload.data) == taken + 1
+            ctx.set(dut.discard, 0)
+        ctx.set(dut.mac.ready, 1)
+        beats, done = [], 0
+        for _ in range(30):
+            if ctx.get(dut.mac.valid):
+                beat = ctx.get(dut.mac.payload)
+                beats.append((beat.data, beat.count, beat.last, beat.error))
+            await ctx.tick()
+            done += ctx.get(dut.frame_done)
+        assert beats == [
+            (taken + 1, width, 0, 0),
+            (0, 1, 1, 1),
+            *((16 + k + 1, width, k == 5, 0) for k in range(6)),
+        ]
+        assert done == 1
+
+    simulate(dut, testbench)
+
+
+@every_width
 def test_room_is_there_until_the_largest_frame_would_not_fit_and_again_when_frames_leave(width):
     p = Parameters(bus_bytes=width, tx_buffer_bytes=16384)
     dut = FrameBuffer(p)

@@ -24,7 +24,7 @@ def busy(bench, number, payload, frames):
     return queue
 
 
-async def bytes_sent(bench, cycles, after):
+async def retired(bench, cycles, after):
     """Descriptors of each queue that retire in so many cycles, once `after` have retired."""
     await bench.until(lambda: len(bench.outcomes) >= after, "the start")
     before = len(bench.outcomes)
@@ -32,19 +32,20 @@ async def bytes_sent(bench, cycles, after):
     return Counter(queue for queue, _ in bench.outcomes[before:])
 
 
-@every_width
-def test_queues_of_large_and_of_tiny_frames_get_the_same_bytes(width):
-    bench = Bench(width, pace=1, mac_pace=1, latency=(10, 10), burst=1)
-    large = busy(bench, 0, 1460, 40)
-    tiny = busy(bench, 1, 6, 350)
+def test_queues_of_large_and_of_tiny_frames_get_the_same_bytes():
+    bench = Bench(8, pace=1, mac_pace=1, latency=(10, 10), burst=1)
+    large = busy(bench, 0, 1460, 24)
+    tiny = busy(bench, 1, 6, 420)
+    for queue in (large, tiny):
+        bench.share(queue, quantum=16)
 
     async def script(bench):
         await bench.until(lambda: not bench.strobes and tiny.producer and large.producer, "work")
-        sent = await bytes_sent(bench, 17_000 * 8 // width // 2, after=20)
+        sent = await retired(bench, 4_500, after=20)
         assert all(queue.expected for queue in (large, tiny)), "not busy all the time"
-        ratio = 1514 * sent[0] / (60 * sent[1])
-        slack = 256 * width + 4096 + 1514
-        assert abs(1514 * sent[0] - 60 * sent[1]) <= 2 * slack, ratio
+        assert sent[1] > 200
+        # The slack, a quantum and a frame.
+        assert abs(1514 * sent[0] - 60 * sent[1]) <= 2048 + 1024 + 1514
 
     bench.run(script)
 
@@ -57,7 +58,7 @@ def test_quanta_divide_the_bytes():
 
     async def script(bench):
         await bench.until(lambda: not bench.strobes and all(q.producer for q in queues), "work")
-        sent = await bytes_sent(bench, 9_600, after=6)
+        sent = await retired(bench, 9_600, after=6)
         assert all(queue.expected for queue in queues), "not busy all the time"
         total = sum(sent.values())
         for number, part in enumerate((1, 2, 4)):
@@ -86,25 +87,22 @@ def test_a_queue_of_64_kib_descriptors_holds_up_another_one_for_no_longer_than_o
 @every_width
 def test_a_rate_limit_holds_over_time_and_for_its_queue_alone(width):
     bench = Bench(width, pace=1, mac_pace=1, latency=(10, 10), burst=1)
-    slow = busy(bench, 0, 446, 60)
-    free = busy(bench, 1, 446, 60)
-    # A quarter of a byte a cycle; bursts of 1,024 bytes.
-    bench.share(slow, rate=16384, burst=16)
+    slow = busy(bench, 0, 446, 40)
+    free = busy(bench, 1, 446, 30)
+    # A byte a cycle; bursts of 1,024 bytes.
+    bench.share(slow, rate=65536, burst=16)
 
     async def script(bench):
-        await bench.until(lambda: not free.expected and free.producer, "the free queue")
+        await bench.until(lambda: not free.waiting and not free.expected, "the free queue")
         start, before = bench.cycle, sum(queue == 0 for queue, _ in bench.outcomes)
-        assert before <= (1024 + start / 4) / 500 + 3
-        await bench.cycles(16_000)
+        assert before <= (1024 + start) / 500 + 3
+        await bench.cycles(5_000)
         sent = sum(queue == 0 for queue, _ in bench.outcomes) - before
-        assert abs(sent - 16_000 / 4 / 500) <= 3
+        assert abs(sent - 5_000 / 500) <= 3
         # Without the limit the rest goes at once.
         bench.share(slow)
-        await bench.until(
-            lambda: not slow.waiting and not slow.expected,
-            "the slow queue",
-        )
-        assert bench.cycle - start < 16_000 + 60 * 80 + 500
+        await bench.until(lambda: not slow.waiting and not slow.expected, "the slow queue")
+        assert bench.cycle - start < 5_000 + 40 * (500 // width + 3) + 300
 
     bench.run(script)
 

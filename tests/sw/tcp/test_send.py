@@ -313,3 +313,78 @@ def test_cwnd_restarts_after_idle(host, script):
     host.now += 10 * S
     script.give(0, seq=1, ack=1, window=65535)
     assert len(send(script, b"x" * 60000)) == 10
+
+
+# the card cuts (TSO)
+
+
+def offloading():
+    host = Host(load(False), tso_bytes=61440)
+    host.listen(80)
+    script = Script(host)
+    script.open()
+    return host, script
+
+
+def rows_of_segments(host):
+    """Segments in the ring, before the card takes them: (payload, cut)."""
+    q = host.s["queues"][QUEUE]
+    rows = host.s["segments"][QUEUE]
+    at = range(int(q["segments_tail"]), int(q["segments_head"]))
+    return [(int(rows[k % 256]["payload"]), int(rows[k % 256]["cut"])) for k in at]
+
+
+def test_full_segments_leave_as_one_row_that_the_card_cuts():
+    host, script = offloading()
+    host.send(script.connection, b"x" * 10000)
+    assert rows_of_segments(host) == [(8760, 1460), (1240, 0)]
+    segments = script.take()
+    assert [len(s.payload) for s in segments] == [1460] * 6 + [1240]
+    assert [s.seq for s in segments] == [1 + 1460 * k for k in range(7)]
+    assert [s.flags & PSH for s in segments] == [0] * 6 + [PSH]
+
+
+def test_a_row_is_no_larger_than_the_card_and_the_window_take():
+    host, script = offloading()
+    script.row["cwnd"] = script.row["snd_wnd"] = 1 << 20
+    host.send(script.connection, b"x" * 200_000)
+    rows = rows_of_segments(host)
+    assert rows[0] == (61440 // 1460 * 1460, 1460) and max(rows)[0] <= 61440
+    script.take()
+    host, script = offloading()
+    host.send(script.connection, b"x" * 200_000)
+    assert rows_of_segments(host) == [(14600, 1460)]
+
+
+def test_what_is_lost_of_a_cut_row_is_sent_again_alone():
+    host, script = offloading()
+    host.send(script.connection, b"x" * 14600)
+    script.take()
+    script.after(300 * MS)
+    assert script.row["retries"] == 1
+    script.give(0, seq=1, ack=1 + 1460 * 4)
+    script.give(0, seq=1, ack=14601)
+    assert host.app.released[script.connection] == 1
+    host.check_whole()
+
+
+def test_fin_stands_on_the_last_segment_of_a_cut_row():
+    host, script = offloading()
+    script.give(0, seq=1, ack=1, window=0)
+    host.send(script.connection, b"x" * 2920)
+    host.shutdown(script.connection)
+    segments = script.give(0, seq=1, ack=1, window=65535)
+    assert [s.flags & FIN for s in segments] == [0, FIN]
+    assert [s.flags & PSH for s in segments] == [0, PSH]
+
+
+def test_scattered_pieces_make_a_cut_row_with_a_short_end():
+    host, script = offloading()
+    script.row["nodelay"] = 1
+    script.give(0, seq=1, ack=1, window=0)
+    base = host.app.buffers * ELEMENT
+    for k in range(12):
+        send(script, bytes([65 + k]) * 500, base + 1000 * k)
+    segments = script.give(0, seq=1, ack=1, window=65535)
+    data = b"".join(s.payload for s in segments)
+    assert data == b"".join(bytes([65 + k]) * 500 for k in range(12))
