@@ -97,7 +97,7 @@ SACKED = st.lists(st.tuples(NEAR, NEAR), max_size=3)
 """SACK blocks, relative to what was sent."""
 SEGMENT = st.tuples(
     st.just("segment"),
-    st.integers(0, 255),  # flags
+    st.one_of(st.sampled_from([16, 17, 24, 25]), st.integers(0, 255)),  # flags
     NEAR,  # seq, relative to what we expect
     NEAR,  # ack, relative to what we sent
     st.sampled_from([0, 0, 0, 1, 100, 1460]),  # payload
