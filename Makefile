@@ -7,7 +7,7 @@ WAVES ?= 0
 ARGS ?=
 RUN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick bench-hw sim lint format verilog synth datasheet lock clean distclean
+.PHONY: help setup demo test test-quick test-nightly test-long bench-hw formal sim lint format verilog synth datasheet lock clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ bench-hw: setup ## cycles a frame of the whole card, every byte checked (ARGS=--
 
 formal: setup ## prove the invariants without bound, kill a mutant of each (ARGS="commit" for one block)
 	@$(RUN)/python tests/formal/run.py $(ARGS)
+
+test-nightly: setup ## the whole card's benches at the bus widths that `make test` leaves out
+	@HDSNIC_BUS_BYTES="16 32" $(RUN)/python -m pytest tests/rtl/nic $(ARGS)
 
 test-long: setup ## property tests of TCP with thousands of seeds (EXAMPLES=3000; about an hour)
 	@HDSNIC_EXAMPLES=$(EXAMPLES) $(RUN)/python -m pytest tests/sw/tcp/test_properties.py \

