@@ -111,15 +111,15 @@ def opened():
 
 
 def main():
-    """Print both rates, the best of five runs."""
+    """Print both rates in CPU time, the best of five runs."""
     best = [0.0, 0.0]
     for turn in range(6):
         rounds = ROUNDS if turn else 10
         s, out, iss, _ = opened()
         memory = header(1000, iss + 1, ACK, 1460)
-        start = time.perf_counter()
+        start = time.process_time()
         receive(s, memory, out, 1000, 1460, rounds, 10**6)
-        taken = time.perf_counter() - start
+        taken = time.process_time() - start
         assert int(s["connections"]["rcv_nxt"].max()) == 1000 + 1460 * rounds
         best[0] = max(best[0], rounds / taken if turn else 0)
         s, out, iss, connection = opened()
@@ -127,9 +127,9 @@ def main():
         request = np.zeros(1, REQUEST)[0]
         request["kind"], request["connection"] = int(RequestKind.SEND), connection
         request["region"], request["generation"], request["length"] = REGION, 1, 1000
-        start = time.perf_counter()
+        start = time.process_time()
         acknowledge(s, memory, out, request, iss + 1, 1000, rounds, 10**6)
-        taken = time.perf_counter() - start
+        taken = time.process_time() - start
         assert int(s["queues"][QUEUE]["free_send"]) >= 0
         best[1] = max(best[1], rounds / taken if turn else 0)
     print(f"data segments in order: {best[0] / 1e6:.2f} million records a second")
