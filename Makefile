@@ -37,20 +37,20 @@ test-long: setup ## property tests of TCP with thousands of seeds (EXAMPLES=3000
 	@HDSNIC_EXAMPLES=$(EXAMPLES) $(RUN)/python -m pytest tests/sw/tcp/test_properties.py \
 	    --timeout 0 $(ARGS)
 
-sim: setup ## one hardware bench: make sim BENCH=parse WAVES=1 leaves build/waves/*.vcd
-	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=parse WAVES=1; there are:"; \
+sim: setup ## one hardware bench: make sim BENCH=split WAVES=1 leaves build/waves/*.vcd
+	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=split WAVES=1; there are:"; \
 	    find tests/rtl -name 'test_*.py' | sed 's|.*/test_|  |; s|\.py$$||' | sort; exit 1; }
 	@WAVES=$(WAVES) $(RUN)/python -m pytest tests/rtl -k "$(BENCH)" $(ARGS)
 	@test "$(WAVES)" = 0 || ls -1t build/waves
 
 lint: setup ## ruff over all Python, Verilator over the generated Verilog at both widths
-	@$(RUN)/ruff check hw sw sim tests
-	@$(RUN)/ruff format --check hw sw sim tests
+	@$(RUN)/ruff check hw sw sim tests tools
+	@$(RUN)/ruff format --check hw sw sim tests tools
 	@$(RUN)/python -m hdsim.lint 8 64
 
 format: setup ## put all Python into ruff's format
-	@$(RUN)/ruff check --fix hw sw sim tests
-	@$(RUN)/ruff format hw sw sim tests
+	@$(RUN)/ruff check --fix hw sw sim tests tools
+	@$(RUN)/ruff format hw sw sim tests tools
 
 verilog: setup ## generate build/hdsnic_$(BUS_BYTES).v (BUS_BYTES=8, 16, 32 or 64)
 	@mkdir -p build

@@ -27,7 +27,7 @@ assert abi.COMPLETION.bytes == abi.CELL_BYTES
 class CommandDone(StructLayout):
     """A command's end. `status`: 0 done, 1 refused, 2 lost by a read error."""
 
-    def __init__(self, parameters):
+    def __init__(self):
         super().__init__({"queue": 8, "status": 8, "cookie": 32, "index": 32})
 
 
@@ -54,7 +54,7 @@ class CompletionWriter(wiring.Component):
         super().__init__(
             {
                 "faults": In(stream.Signature(Fault(p))).array(3),
-                "commands": In(stream.Signature(CommandDone(p))),
+                "commands": In(stream.Signature(CommandDone())),
                 "command_waits": In(1),
                 "ring_store": In(Strobe(QueueStore(p))),
                 "consumer": In(Strobe(Doorbell(p))),

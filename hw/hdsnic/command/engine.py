@@ -55,7 +55,7 @@ class CommandEngine(wiring.Component):
                 "exact_busy": In(1),
                 "place_frames": Out(stream.Signature(SteeredFrame(p))),
                 "place_beats": Out(stream.Signature(FrameBeat(p.bus_bytes))),
-                "completions": Out(stream.Signature(CommandDone(p))),
+                "completions": Out(stream.Signature(CommandDone())),
                 "cycles": In(64),
             }
         )

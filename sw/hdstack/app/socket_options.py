@@ -67,7 +67,7 @@ class SocketOptions:
         self._ask(option, value)
 
     def getsockopt(self, level: int, name: int) -> int:
-        """The value that was set, or the one that connections begin with."""
+        """The value that was last asked for (no answer of the stack is awaited), or the first."""
         _, option, _, first = self._find(level, name)
         return self._values.get(option, first)
 

@@ -132,7 +132,7 @@ class Card:
     def reset(self) -> None:
         """Reset the card, but for regions, owners and post rings (R28): no queue, no rule is left.
 
-        Ports that failed are in use again.
+        Ports that failed are in use again if their memory has answered all that it owed.
         """
         self.commands.stop()
         self._put(CONTROL.RESET, abi.RESET_WORD)

@@ -16,9 +16,6 @@ from .bytesio import get16, get32, get48, get64
 
 __all__ = ["on_frame"]
 
-HEADER_ONLY_REASONS = 2
-"""Reasons below this (SPLIT, HEADER_ONLY): the header ends where the record's header ends."""
-
 
 @part
 def on_tcp(s, memory, ip, header, total, header_end, payload_length, now):

@@ -208,6 +208,8 @@ class Applications:
         token, regions = message.get("token"), message.get("regions", [])
         if not isinstance(token, str) or not isinstance(regions, list) or len(descriptors) != 1:
             raise ServiceError("an application sends its token and one end of a socket pair")
+        if any(type(region) is not int for region in regions):
+            raise ServiceError("an application names its regions by their numbers")
         if message.get("abi") not in (None, abi.ABI_VERSION):
             raise ServiceError(f"the stack speaks version {abi.ABI_VERSION} of the contract,"
                                f" the application {message.get('abi')!r}")  # fmt: skip
@@ -226,12 +228,14 @@ class Applications:
         if any(region not in application.regions for region in regions):
             return None, {}
         wake = _wake_socket(descriptors[0])
-        channel = memory.create("hdsnic-channel", state.CHANNEL_BYTES)
+        channel = -1
         try:
+            channel = memory.create("hdsnic-channel", state.CHANNEL_BYTES)
             memory.add_seals(channel, memory.SIZE_SEALS | memory.SEAL_SEAL)
             self._channels.attach(application.queue, channel)
         except OSError as error:
-            os.close(channel)
+            if channel >= 0:
+                os.close(channel)
             wake.close()
             raise ServiceError(f"no channel can be made: {error.strerror}") from None
         application.control, application.wake = control, wake
@@ -255,9 +259,11 @@ class Applications:
 
 def _wake_socket(fd: int) -> socket.socket:
     """The socket behind a descriptor of an application; ServiceError if it is something else."""
+    own = os.dup(fd)
     try:
-        end = socket.socket(fileno=os.dup(fd))
+        end = socket.socket(fileno=own)
     except OSError as error:
+        os.close(own)
         raise ServiceError(f"the descriptor for wake-ups is not a socket ({error})") from None
     good = end.family == socket.AF_UNIX and end.type == socket.SOCK_SEQPACKET
     if not good or end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

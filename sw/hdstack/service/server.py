@@ -10,7 +10,7 @@ import os
 import select
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..messages import ANSWER_BYTES, close_all, receive, send
 from ..native import compiled
 from ..tcp import counters, tables
 from . import state
-from .applications import Application, Applications
+from .applications import Application, Applications, credentials
 from .burst import burst
 from .rules import Rules
 from .state import Work
@@ -40,6 +40,8 @@ _SLEEP_NS = 1_000_000_000
 _GREETING_NS = 2_000_000_000
 _SWEEP_NS = 100_000_000
 _CLIENTS_MAX = 64
+_CLIENTS_PER_USER = 16
+"""Of those that have not attached: one user cannot keep all others out."""
 _CONNECTIONS_TOLD = 100
 
 
@@ -73,11 +75,11 @@ class _Client:
     """A connection to the stack's socket, before and after it said who it is."""
 
     control: socket.socket
+    uid: int
     since: int
     observer: bool = False
     greeting: tuple[dict, list[int]] | None = None
     application: Application | None = None
-    asked: list[str] = field(default_factory=list)
 
 
 class Server:
@@ -280,11 +282,13 @@ class Server:
                 control, _ = self._listener.accept()
             except OSError:
                 return
-            if sum(c.application is None for c in self._clients.values()) >= _CLIENTS_MAX:
+            _, uid = credentials(control)
+            users = [c.uid for c in self._clients.values() if c.application is None]
+            if len(users) >= _CLIENTS_MAX or users.count(uid) >= _CLIENTS_PER_USER:
                 control.close()
                 continue
             control.setblocking(False)
-            self._clients[control.fileno()] = _Client(control, time.monotonic_ns())
+            self._clients[control.fileno()] = _Client(control, uid, time.monotonic_ns())
             self._epoll.register(control, select.EPOLLIN)
 
     def _close(self, client: _Client):
@@ -306,7 +310,7 @@ class Server:
             got = receive(client.control)
         except BlockingIOError:
             silent = time.monotonic_ns() - client.since > _GREETING_NS
-            if silent and not client.observer and client.application is None:
+            if silent and client.application is None:
                 self._close(client)
             return
         except (OSError, HdstackError) as error:
@@ -390,6 +394,7 @@ class Server:
     # -- observers ---------------------------------------------------------------------------
 
     def _observe(self, client, message):
+        client.since = time.monotonic_ns()
         operation = message.get("op")
         if operation == "maps":
             maps = [entry._asdict() for entry in memory.own_maps()]

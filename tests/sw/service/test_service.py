@@ -2,9 +2,11 @@
 holder of a channel, who harms only himself."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -237,6 +239,49 @@ def test_a_token_counts_once_and_only_for_its_process(pair):
     with pytest.raises(ServiceError, match="the device has told nothing of this token"):
         Channel(pair[0], "0" * 32, [])
     hostile.close()
+
+
+def test_regions_that_are_no_numbers_are_refused(pair):
+    link = DeviceLink(pair[0])
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, messages.connect(pair[0] / "stack.sock", "stack") as control:
+        greeting = {"role": "application", "token": link.token, "regions": [[]]}
+        with pytest.raises(ServiceError, match="by their numbers"):
+            messages.request(control, greeting, (theirs.fileno(),), expect=1)
+    assert service.observe(pair[0], "connections")["ok"]
+    link.close()
+
+
+def test_refused_descriptors_leave_none_behind_in_the_stack(pair):
+    link = DeviceLink(pair[0])
+    pid = service.observe(pair[0], "stats")["pid"]
+    counts = []
+    with open(os.devnull) as nothing:
+        for _ in range(4):
+            with messages.connect(pair[0] / "stack.sock", "stack") as control:
+                with pytest.raises(ServiceError, match="not a socket"):
+                    greeting = {"role": "application", "token": link.token}
+                    messages.request(control, greeting, (nothing.fileno(),), expect=1)
+                assert control.recv(1) == b""
+            counts.append(len(os.listdir(f"/proc/{pid}/fd")))
+    assert counts[-1] <= counts[0]
+    link.close()
+
+
+def test_observers_that_say_nothing_are_sent_away_and_a_user_has_a_limit_of_them(pair):
+    silent = [messages.connect(pair[0] / "stack.sock", "stack") for _ in range(20)]
+    for control in silent:
+        with contextlib.suppress(OSError):
+            control.send(b'{"role": "observer"}')
+    answered = 0
+    for control in silent:
+        control.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            answered += bool(control.recv(8192))
+            assert control.recv(8192) == b"", "a silent observer keeps its place"
+        control.close()
+    assert answered == 16
+    assert service.observe(pair[0], "connections")["ok"]
 
 
 def test_a_descriptor_that_is_no_socket_is_refused_for_wake_ups(pair):

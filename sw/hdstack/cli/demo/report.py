@@ -15,9 +15,6 @@ __all__ = [
     "payload_touched", "show",
 ]  # fmt: skip
 
-_HARMLESS = {"mac_filter", "no_rule", "disabled"}
-"""Drops that any network causes: frames that were never for us."""
-
 _FAULTS = {
     "bad_fcs", "runt", "oversize", "ip_header", "ip_checksum", "tcp_header", "l4_checksum",
     "payload_too_large", "bad_region", "port_error",
