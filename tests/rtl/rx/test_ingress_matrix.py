@@ -60,11 +60,12 @@ def matrix(kind, extended):
                 "checksum_good": int(kind != "icmp"),
                 "hash": 0,
             }
-            if kind == "icmp":
+            header = len(bytes(packet)) - size
+            if kind == "icmp" or header > 256:
                 found |= {"header_length": len(raw), "payload_length": 0, "queue": 0, "tag": 0}
-                found["reason"] = RxOutcome.NOT_TCP
+                found["reason"] = RxOutcome.NOT_TCP if kind == "icmp" else RxOutcome.LONG_HEADER
             else:
-                found["header_length"] = len(bytes(packet)) - size
+                found["header_length"] = header
                 found["payload_length"] = size
                 found["reason"] = RxOutcome.SPLIT if size else RxOutcome.HEADER_ONLY
                 found |= {"queue": QUEUE, "tag": 5 if kind == "tcp" else 6}

@@ -288,7 +288,7 @@ def test_what_nobody_takes_is_answered_by_an_error(host):
     (answer,) = give(host, ethernet() / packet)
     assert answer[ICMPv6DestUnreach].code == 4
     assert bytes(answer[ICMPv6DestUnreach].payload) == bytes(packet)
-    packet = IPv6(src=PEER, dst=US, nh=132) / Raw(b"sctp" * 5)
+    packet = IPv6(src=PEER, dst=US, nh=200) / Raw(b"none" * 5)
     (answer,) = give(host, ethernet() / packet)
     assert (answer[ICMPv6ParamProblem].code, answer[ICMPv6ParamProblem].ptr) == (1, 6)
 
