@@ -52,7 +52,7 @@ def demo(
     A Linux kernel in a network namespace of its own downloads from one application and uploads to
     another, over our TCP and the simulated card. Fails if anything is not as it should be.
 
-    [bold]Example:[/bold]  hdsnic demo --size 8 --capture /tmp/demo.pcapng
+    [bold]Example:[/bold]  hdsnic demo --size 8 --capture demo.pcapng
     """
     from .demo.story import run_demo
 
