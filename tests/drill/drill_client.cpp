@@ -229,17 +229,19 @@ int do_connect(void *, int fd, const sockaddr *address, socklen_t size) {
 
 ssize_t receive(int fd, const iovec *parts, int count, int flags) {
     size_t room = 0;
-    for (int at = 0; at < count; at++) room += parts[at].iov_len;
+    for (int at = 0; at < count; at++) {
+        if (!parts[at].iov_base && parts[at].iov_len) {
+            errno = EFAULT;
+            return -1;
+        }
+        room += parts[at].iov_len;
+    }
     if (room > INT32_MAX) room = INT32_MAX;
     std::vector<char> got;
     long result = call(CALL_RECV, fd, int(room), flags, descriptor_flags(fd), nullptr, 0, &got);
     size_t at = 0;
     for (int part = 0; part < count && at < got.size(); part++) {
         size_t some = std::min(parts[part].iov_len, got.size() - at);
-        if (!parts[part].iov_base) {
-            errno = EFAULT;
-            return -1;
-        }
         memcpy(parts[part].iov_base, got.data() + at, some);
         at += some;
     }
