@@ -66,10 +66,15 @@ def find_packetdrill() -> str | None:
     return shutil.which(os.environ.get("PACKETDRILL") or "packetdrill")
 
 
-def run(packetdrill: str, library: Path, script: Path, flags: str = "", version: str = "ipv4"):
-    """One script; the completed process, its output as text."""
+def run(packetdrill: str, library: Path, script: Path, flags: str = "", version: str = ""):
+    """One script, over IPv6 where it lies in a folder `ipv6`; the process, its output as text.
+
+    `flags` are those of drill_bridge.py; a script may have its own in a line `--so_flags=...`.
+    """
+    version = version or ("ipv6" if script.parent.name == "ipv6" else "ipv4")
     command = [packetdrill, f"--ip_version={version}", *ADDRESSES[version],
-               f"--so_filename={library}", f"--so_flags={flags}", script.name]  # fmt: skip
+               f"--so_filename={library}"]  # fmt: skip
+    command += [f"--so_flags={flags}"] * bool(flags) + [script.name]
     return subprocess.run(
         command, cwd=script.parent, timeout=SCRIPT_SECONDS, stdin=subprocess.DEVNULL,
         capture_output=True, text=True,

@@ -4,6 +4,7 @@ packet ── Ethernet header added ── card (split, steer) ── hdstack's 
 packet ── Ethernet header removed ── what the stack sends; ARP and ND are answered here
 """
 
+import errno
 import ipaddress
 import struct
 from collections import deque
@@ -75,6 +76,8 @@ class DrillHost(Host):
             return
         protocol, start, total, addresses = found
         packet = packet[:total]
+        if total > ELEMENT:
+            raise OSError(errno.EMSGSIZE, f"a packet of {total} bytes; {ELEMENT} at most")
         queue, payload_at = 0, total
         if protocol == 6 and total - start >= 20:
             pseudo = addresses + struct.pack(">HH", 6, total - start)
@@ -101,7 +104,6 @@ class DrillHost(Host):
                 self.dropped_no_buffer += 1
                 return
             if payload:
-                assert len(payload) <= ELEMENT, "the link's MTU is larger than a buffer"
                 offset, region = app.posted.pop(0) * ELEMENT, app.region
                 app.pool[offset : offset + len(payload)] = payload
             left, reason = min(len(app.posted), 255), 0 if payload else 1

@@ -351,11 +351,18 @@ class Sockets:
             raise failed(made.error or errno.EAGAIN)
         return done
 
+    def outstanding(self, made: Socket) -> int:
+        """Bytes written that the peer has not acknowledged."""
+        if made.state != "connected":
+            return 0
+        row = self.host.connection(made.number)
+        return max(int(row["snd_end"] - row["snd_una"]), 0)
+
     def room(self, made: Socket) -> int:
         """Bytes that a write may still take."""
         if len(made.sends) >= SENDS_MOST:
             return 0
-        return max(made.send_bytes - sum(length for _, length in made.sends), 0)
+        return max(made.send_bytes - self.outstanding(made), 0)
 
     def _send_some(self, made: Socket, data: bytes):
         while made.progress < len(data) and made.state == "connected":
@@ -412,8 +419,7 @@ class Sockets:
         if request == SIOCINQ:
             return self.available(made)
         if request == SIOCOUTQ:
-            row = self.host.connection(made.number)
-            return int(row["snd_end"] - row["snd_una"]) if made.state == "connected" else 0
+            return self.outstanding(made)
         raise failed(errno.EINVAL)
 
     # options
