@@ -6,6 +6,8 @@
 // closes them by itself, and the bridge sees it.
 // The clock is the bridge's. Asking for it passes a microsecond, since the tool spins on it.
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdint>
@@ -88,6 +90,7 @@ pthread_mutex_t clock_lock = PTHREAD_MUTEX_INITIALIZER;
 int64_t now_usec = 0;
 thread_local int64_t ended_usec = -1;  // when the last call of the other thread was over
 pid_t child = -1;
+std::atomic<int> waiting{0};  // calls of the other thread that the bridge has and did not answer
 
 int64_t clock_now() {
     pthread_mutex_lock(&clock_lock);
@@ -165,7 +168,10 @@ long call(uint32_t number, int handle, int a = 0, int b = 0, int c = 0, const vo
     if (!send_all(fd, &request, sizeof request, passed) || !send_all(fd, out, out_bytes, -1))
         return broken(which, "the bridge ended");
     Reply reply;
-    if (!receive_all(fd, &reply, sizeof reply)) return broken(which, "the bridge does not answer");
+    waiting += which;
+    bool answered = receive_all(fd, &reply, sizeof reply);
+    waiting -= which;
+    if (!answered) return broken(which, "the bridge does not answer");
     std::vector<char> unwanted, &got = in ? *in : unwanted;
     got.resize(reply.bytes);
     if (!receive_all(fd, got.data(), reply.bytes)) return broken(which, "the bridge ended");
@@ -436,7 +442,6 @@ void start_bridge(const char *flags) {
         int one = fcntl(first[1], F_DUPFD, 10), two = fcntl(second[1], F_DUPFD, 10);
         if (dup2(one, 3) < 0 || dup2(two, 4) < 0) _exit(1);
         for (int fd = 5; fd < 256; fd++) ::close(fd);
-        setenv("NUMBA_DISABLE_JIT", "1", 0);
         execl(BRIDGE_PYTHON, BRIDGE_PYTHON, BRIDGE_SCRIPT, "3", "4", flags, nullptr);
         perror("hdsnic drill: " BRIDGE_PYTHON);
         _exit(1);
@@ -449,7 +454,10 @@ void start_bridge(const char *flags) {
 
 }  // namespace
 
-// `flags`: options of the bridge; or `channels=A:B`, descriptors of a bridge that runs already.
+// For tests that make calls in a thread of their own.
+extern "C" __attribute__((visibility("default"))) int drill_waiting() { return waiting; }
+
+// `flags`: options of the bridge; or `channels=A:B`, descriptors to a bridge that runs already.
 extern "C" __attribute__((visibility("default"))) void packetdrill_interface_init(
     const char *flags, Interface *made) {
     if (!flags) flags = "";
