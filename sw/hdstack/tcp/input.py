@@ -219,6 +219,9 @@ def on_ack(s, index, seq, ack, now):
         challenge(s, index, now)
         return False
     if ack < c["snd_una"]:
+        # it was overtaken; what it reports holds all the same (RFC 6675 section 4)
+        if c["sack_ok"] and p["sacks"] > 0 and c["snd_max"] > c["snd_una"]:
+            recovery.on_reports(s, index, recovery.take_reports(s, c), False, now)
         return True
     changed = set_peer_window(s, c, seq, ack)
     duplicate = ack == c["snd_una"]
