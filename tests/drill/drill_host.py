@@ -131,10 +131,11 @@ class DrillHost(Host):
     def _frame_out(self, frame: bytes):
         kind, packet = frame[12:14], frame[14:]
         if kind == b"\x08\x06":
-            if packet[7] == 1:
+            # a probe or an announcement of an address of its own (RFC 5227) wants no answer
+            if packet[7] == 1 and packet[14:18] not in (bytes(4), packet[24:28]):
                 self._record(0, self._arp_answer(packet), 42)
         elif kind == b"\x86\xdd" and packet[6] == 58 and 133 <= packet[40] <= 137:
-            if packet[40] == NEIGHBOUR_SOLICITATION:
+            if packet[40] == NEIGHBOUR_SOLICITATION and packet[8:24] != bytes(16):
                 answer = self._neighbour_answer(packet)
                 self._record(0, answer, len(answer))
         else:

@@ -11,13 +11,12 @@ import socket
 import struct
 from collections import deque
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 from tcp_host import ELEMENT
 
 from hdstack.app.connection import address_fields, address_text
-from hdstack.app.socket_options import SocketOptions
-from hdstack.tcp.events import NO_LINGER, CloseReason, EventKind, RequestKind
+from hdstack.app.socket_options import _CONGESTION, _OPTIONS
+from hdstack.tcp.events import NO_LINGER, CloseReason, EventKind, Option, RequestKind
 
 WAIT = object()
 SENDS_MOST = 1000
@@ -92,7 +91,8 @@ class Socket:
     told: bool = False
     """connect has returned 0."""
     linger: int = NO_LINGER
-    options: SocketOptions | None = None
+    options: dict[int, int] = field(default_factory=dict)
+    """Option of the core, and what it was set to."""
     progress: int = 0
     """Bytes of the write that waits which are already handed over."""
 
@@ -138,11 +138,10 @@ class Sockets:
         if listener is None:
             self.host.abort(event["connection"])
             return
-        made = self._new(listener.domain)
+        made = Socket(listener.domain, options=dict(listener.options))
         made.state, made.number, made.told = "connected", event["connection"], True
         made.remote, made.port = self._peer(event), listener.port
         made.send_bytes, made.linger = listener.send_bytes, listener.linger
-        made.options._values.update(listener.options._values)
         self.connections[made.number] = made
         listener.accepted.append(made)
         self._apply_options(made)
@@ -199,14 +198,6 @@ class Sockets:
 
     # the calls
 
-    def _new(self, domain):
-        made = Socket(domain)
-        shim = SimpleNamespace(peer=None, local=None, made=made)
-        shim.closed = True  # until it is connected the values are kept, and set then
-        shim.runtime = self
-        made.options = SocketOptions(shim)
-        return made
-
     def find(self, handle: int) -> Socket:
         if handle not in self.by_handle:
             raise failed(errno.EBADF, f"descriptor {handle} is no socket of the bridge")
@@ -218,9 +209,7 @@ class Sockets:
         kind &= ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if kind != socket.SOCK_STREAM or protocol not in (0, socket.IPPROTO_TCP):
             raise failed(errno.EPROTONOSUPPORT)
-        made = self._new(domain)
-        made.handle = handle
-        self.by_handle[handle] = made
+        self.by_handle[handle] = Socket(domain, handle)
         return 0
 
     def bind(self, handle: int, data: bytes):
@@ -424,29 +413,30 @@ class Sockets:
 
     # options
 
-    def ask(self, kind, connection, port, length):
-        """What SocketOptions asks of its runtime."""
-        self.host.request(kind, connection=connection, port=port, length=length)
-        self.host.settle()
-        reason = self.host.last(EventKind.OPTION)["reason"]
-        if reason != CloseReason.NORMAL:
-            raise failed(ERRORS[reason])
+    def _set_option(self, made: Socket, option: int, value: int):
+        """Now, or where there is no connection yet, when there is one."""
+        if made.state == "connected":
+            self.host.request(RequestKind.OPTION, connection=made.number, port=option, length=value)
+            self.host.settle()
+            reason = self.host.last(EventKind.OPTION)["reason"]
+            if reason != CloseReason.NORMAL:
+                raise failed(ERRORS[reason])
+        made.options[option] = value
 
     def _apply_options(self, made: Socket):
-        target = made.options._c
-        target.closed, target.number = False, made.number
-        for option, value in list(made.options._values.items()):
-            self.ask(RequestKind.OPTION, made.number, option, value)
+        for option, value in list(made.options.items()):
+            self._set_option(made, option, value)
 
     def setsockopt(self, handle: int, level: int, name: int, value: bytes):
         made = self.find(handle)
-        made.options._c.closed = made.state != "connected"
         if (level, name) == (socket.SOL_SOCKET, socket.SO_LINGER) and len(value) == 8:
             on, seconds = struct.unpack("ii", value)
             made.linger = seconds * 1000 if on else NO_LINGER
             return 0
         if (level, name) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION):
-            made.options.setsockopt(level, name, value)
+            if value.rstrip(b"\0") not in _CONGESTION:
+                raise failed(errno.ENOENT)
+            self._set_option(made, int(Option.CONGESTION), _CONGESTION[value.rstrip(b"\0")])
             return 0
         if len(value) < 4:
             raise failed(errno.EINVAL)
@@ -456,8 +446,20 @@ class Sockets:
         if (level, name) == (socket.SOL_SOCKET, socket.SO_SNDBUF):
             made.send_bytes = min(max(2 * number, 4608), SEND_BYTES)  # twice, as Linux has it
             return 0
-        made.options.setsockopt(level, name, number)
+        option, (least, most), _ = self._find_option(level, name)
+        number = int(number != 0) if most == 1 else number
+        if not least <= number <= most:
+            raise failed(errno.EINVAL)
+        self._set_option(made, option, number)
         return 0
+
+    @staticmethod
+    def _find_option(level: int, name: int):
+        """Option of the core, its range and its first value."""
+        if (level, name) not in _OPTIONS:
+            raise failed(errno.ENOPROTOOPT, f"option {name} of level {level}")
+        _, option, limits, first = _OPTIONS[level, name]
+        return int(option), limits, first
 
     def getsockopt(self, handle: int, level: int, name: int):
         made = self.find(handle)
@@ -468,7 +470,8 @@ class Sockets:
         elif (level, name) == (socket.IPPROTO_TCP, socket.TCP_MAXSEG) and made.number is not None:
             value = int(self.host.connection(made.number)["mss"])
         else:
-            value = made.options.getsockopt(level, name)
+            option, _, first = self._find_option(level, name)
+            value = made.options.get(option, first)
         return 0, struct.pack("i", value)
 
     # poll
