@@ -1,5 +1,8 @@
 """The library of the bridge, compiled once; packetdrill where there is one."""
 
+import os
+import resource
+
 import pytest
 from drill_build import build, compiler, find_packetdrill
 
@@ -16,4 +19,7 @@ def packetdrill():
     found = find_packetdrill()
     if found is None:
         pytest.skip("no packetdrill ($PACKETDRILL, PATH): docs/packetdrill.md says how to build it")
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if os.geteuid() and limit != resource.RLIM_INFINITY:
+        pytest.skip("packetdrill locks its memory: be root, or raise `ulimit -l` to unlimited")
     return found
