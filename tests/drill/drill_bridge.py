@@ -6,6 +6,7 @@ Two channels: of the thread that walks through the script and drives the time, a
 calls may wait. FLAGS are `name=value`, joined by commas; see `Flags`. Ends with its channels.
 """
 
+import contextlib
 import os
 import selectors
 import socket
@@ -313,7 +314,8 @@ def main():
         raise SystemExit(__doc__)
     flags = Flags.parse(sys.argv[3] if len(sys.argv) == 4 else "")
     script, calls = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
-    Bridge(script, calls, flags).run()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the tool has ended
+        Bridge(script, calls, flags).run()
 
 
 if __name__ == "__main__":
