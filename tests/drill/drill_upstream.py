@@ -83,7 +83,8 @@ def main():
         for name in names:
             good, said, turned = play(packetdrill, library, top / name, Path(folder))
             passed += good
-            first = "" if good else said.splitlines()[-1][:200] if said else "no word"
+            lines = [line for line in said.splitlines() if line.startswith(Path(name).name)]
+            first = "" if good else (lines or [said or "no word"])[0][:200]
             note = f" (PSH in {turned} segments)" if turned else ""
             print(f"{'ok' if good else 'FAILED':6} {name}{note} {first}".rstrip(), flush=True)
     print(f"{passed} of {len(names)}")
