@@ -108,7 +108,6 @@ class Sockets:
         self.asked: dict[int, Socket] = {}
         self.asked_number = 0
         self.events_seen = 0
-        self.released_seen: dict[int, int] = {}
         self.areas = [(self.app.buffers * ELEMENT, len(self.app.pool))]
         """Free parts of the pool for sending: (begin, end), in order."""
 
