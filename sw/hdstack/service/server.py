@@ -163,9 +163,7 @@ class Server:
         while not self._stopping:
             # what is counted or reaped goes on beside the bursts
             beside = self._counting is not None or bool(self._applications.leaving)
-            work = bursts(
-                *self._arguments, self._seen_version, _LOOK_NS, 0 if beside else _POLL_NS
-            )
+            work = bursts(*self._arguments, self._seen_version, _LOOK_NS, 0 if beside else _POLL_NS)
             self._answer_burst(work)
             if self._counting is not None:
                 self._count()
