@@ -27,6 +27,7 @@ def warm() -> None:
     from ..tcp import core, tables
     from . import server, state
     from .burst import burst
+    from .bursts import bursts
 
     atomic.warm()
     words = np.zeros(1024 * 17, np.uint32)
@@ -46,7 +47,11 @@ def warm() -> None:
     core.on_attach_tx(s, 1)
     core.next_segment(s, 1)
     core.drop_owner(s, 1, 0)
-    burst(s, io, header.slots, words, header.rings, header.rings.view(np.int64), channels, 0)
+    arguments = (
+        s, io, header.slots, words, header.rings, header.rings.view(np.int64), channels,
+    )  # fmt: skip
+    burst(*arguments, 0)
+    bursts(*arguments, 0, 0, 0)
     header.close()
 
 

@@ -25,6 +25,7 @@ from ..tcp import counters, tables
 from . import state
 from .applications import Application, Applications, credentials
 from .burst import burst
+from .bursts import bursts
 from .rules import Rules
 from .state import Work
 
@@ -158,26 +159,25 @@ class Server:
 
     def run(self) -> None:
         """Serve until `stop`. Raises DeviceError when the device ends or fails."""
-        idle_since = looked = 0
+        looked = 0
         while not self._stopping:
-            now = time.monotonic_ns()
-            work = self._burst(now)
+            # what is counted or reaped goes on beside the bursts
+            beside = self._counting is not None or bool(self._applications.leaving)
+            work = bursts(*self._arguments, self._seen_version, _LOOK_NS, 0 if beside else _POLL_NS)
+            self._answer_burst(work)
             if self._counting is not None:
                 self._count()
-                work |= Work.DONE
-            if work & Work.DONE:
-                idle_since = 0
-                if now - looked > _LOOK_NS:
-                    looked = now
-                    self._look(0)
-                continue
-            idle_since = idle_since or now
-            if now - idle_since >= _POLL_NS:
+            now = time.monotonic_ns()
+            if work & Work.IDLE and self._counting is None:
                 self._sleep()
-                idle_since, looked = 0, time.monotonic_ns()
+                looked = time.monotonic_ns()
+            elif now - looked > _LOOK_NS:
+                looked = now
+                self._look(0)
 
-    def _burst(self, now: int) -> int:
-        work = burst(*self._arguments, now)
+    def _answer_burst(self, work: int) -> bool:
+        """Do what a burst cannot do itself. True: the next one may have something to do by it."""
+        changed = bool(work & Work.CONTROL)
         if work & Work.DEVICE_SEEN:
             self._armed = False
         if work & Work.WAKE_DEVICE:
@@ -190,13 +190,12 @@ class Server:
         if self._version[0] != self._seen_version:
             self._seen_version = int(self._version[0])
             self._rules.synchronise()
-            work |= Work.DONE
+            changed = True
         if work & Work.CONTROL:
             self._control()
-            work |= Work.DONE
         if self._applications.leaving:
-            self._applications.reap(now)
-        return work
+            self._applications.reap(time.monotonic_ns())
+        return changed
 
     def _control(self):
         for queue in list(self._applications.by_queue):
@@ -215,7 +214,8 @@ class Server:
         _ask_for_wakes(io, channels, 1)
         now = time.monotonic_ns()
         try:
-            if self._burst(now) & Work.DONE:
+            work = burst(*self._arguments, now)
+            if self._answer_burst(work) or work & Work.DONE:
                 return
             wait = min(int(io["deadline"]) - now, _SLEEP_NS)
             if self._applications.leaving or any(c.greeting for c in self._clients.values()):
