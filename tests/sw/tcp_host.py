@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from hdstack import compile as compiling
-from hdstack.tcp.events import REQUEST, CloseReason, EventKind, RequestKind
+from hdstack.tcp.events import IPV6, REQUEST, CloseReason, EventKind, RequestKind
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -115,17 +115,33 @@ def build(segment: Segment, mac_to: bytes, mac_from: bytes) -> bytes:
 OPTION_SIZES = {2: 4, 3: 3, 4: 2, 8: 10}
 
 
+def find_tcp(frame: bytes) -> tuple[int, int, bytes] | None:
+    """Where the TCP header of a frame begins, where the packet ends, and its addresses; through
+    those extension headers that the card knows (R1). None where there is no such segment."""
+    if frame[12:14] == b"\x08\x00":
+        if frame[23] != 6 or frame[20] & 0x3F or frame[21]:
+            return None
+        assert inet_sum(frame[14:34]) == 0xFFFF, "IPv4 checksum"
+        return 34, 14 + struct.unpack_from(">H", frame, 16)[0], frame[26:34]
+    if frame[12:14] != b"\x86\xdd":
+        return None
+    kind, at, end = frame[20], 54, 54 + struct.unpack_from(">H", frame, 18)[0]
+    while kind in (0, 43, 60):
+        kind, at = frame[at], at + 8 * (frame[at + 1] + 1)
+    return (at, end, frame[22:54]) if kind == 6 else None
+
+
 def dissect(frame: bytes) -> Segment | None:
     """The TCP segment in a frame; asserts that lengths and checksums are right."""
-    if frame[12:14] != b"\x08\x00" or frame[23] != 6:
+    found = find_tcp(frame)
+    if found is None:
         return None
-    assert inet_sum(frame[14:34]) == 0xFFFF, "IPv4 checksum"
-    total = struct.unpack_from(">H", frame, 16)[0]
-    source, destination = struct.unpack_from(">II", frame, 26)
-    tcp = frame[34 : 14 + total]
-    assert len(tcp) == total - 20
-    pseudo = struct.pack(">IIBBH", source, destination, 0, 6, len(tcp))
-    assert inet_sum(pseudo + tcp) == 0xFFFF, "TCP checksum"
+    start, end, addresses = found
+    half = len(addresses) // 2
+    source, destination = (int.from_bytes(a, "big") for a in (addresses[:half], addresses[half:]))
+    tcp = frame[start:end]
+    assert len(tcp) == end - start
+    assert inet_sum(addresses + struct.pack(">HH", 6, len(tcp)) + tcp) == 0xFFFF, "TCP checksum"
     sport, dport, seq, ack, offset, flags, window = struct.unpack_from(">HHIIBBH", tcp)
     size = offset >> 4 << 2
     found = Segment(source, destination, sport, dport, seq, ack, flags, window, tcp[size:])
@@ -258,8 +274,7 @@ class Host:
                     offset, region, payload = element * ELEMENT, app.region, segment.payload
                     assert element not in app.held, "a delivered buffer would be overwritten"
                     app.pool[offset : offset + len(payload)] = payload
-                    total = struct.unpack_from(">H", frame, 16)[0]
-                    header = frame[: 14 + total - len(payload)]
+                    header = frame[: find_tcp(frame)[1] - len(payload)]
                     left, reason = min(len(app.posted), 255), 0
         if not self.core.ready(self.s, queue):
             self.dropped_not_ready += 1
@@ -347,7 +362,12 @@ class Host:
         self.request(RequestKind.LISTEN, queue, socket=socket, port=port)
 
     def connect(self, address, port, socket=6, queue=QUEUE):
-        self.request(RequestKind.CONNECT, queue, socket=socket, address=address, port=port)
+        fields = {"address": address}
+        if address >> 32:
+            words = [address >> 32 * k & 0xFFFFFFFF for k in range(4)]
+            fields = dict(zip(("address", "connection", "length", "spare"), words, strict=True))
+            fields["region"] = IPV6
+        self.request(RequestKind.CONNECT, queue, socket=socket, port=port, **fields)
 
     def send(self, connection, data: bytes, offset=None, queue=QUEUE):
         """Put `data` into the send area at `offset` and ask for it to be sent."""

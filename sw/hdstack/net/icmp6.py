@@ -4,6 +4,7 @@
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
+from ..tcp.tables import HOPS
 from . import ipv6, ndp, tcp_header
 from .bytesio import get8, get16, get32, get48, get64, put16, put32, put48
 from .icmp import begin_answer
@@ -28,7 +29,7 @@ def end_answer(s, slot, memory, at, ip, length):
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x86DD)
     ipv6.encode(
-        out, 14, length, ipv6.ICMP, ipv6.HOP_LIMIT, get64(memory, ip + 24), get64(memory, ip + 32),
+        out, 14, length, ipv6.ICMP, HOPS, 0, get64(memory, ip + 24), get64(memory, ip + 32),
         get64(memory, ip + 8), get64(memory, ip + 16),
     )  # fmt: skip
     put16(out, 56, 0)

@@ -12,7 +12,6 @@ ROUTING = 43
 FRAGMENT = 44
 ICMP = 58
 DESTINATION = 60
-HOP_LIMIT = 64
 EXTENSIONS_MAX = 32
 """More do not fit into the 256 bytes of header that the card splits off."""
 
@@ -35,12 +34,14 @@ def find_payload(memory, ip, end):
 
 
 @part
-def encode(memory, at, payload, protocol, hop_limit, high, address, remote_high, remote_address):
+def encode(
+    memory, at, payload, protocol, hops, traffic_class, high, address, remote_high, remote_address
+):
     """Write a header for `payload` bytes of `protocol`."""
-    put32(memory, at, 6 << 28)
+    put32(memory, at, 6 << 28 | traffic_class << 20)
     put16(memory, at + 4, payload)
     put8(memory, at + 6, protocol)
-    put8(memory, at + 7, hop_limit)
+    put8(memory, at + 7, hops)
     put64(memory, at + 8, high)
     put64(memory, at + 16, address)
     put64(memory, at + 24, remote_high)

@@ -51,7 +51,7 @@ def advertise(s, mac, remote_high, remote_address, high, address, solicited):
     put48(out, 0, mac)
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x86DD)
-    encode(out, 14, length, ICMP, HOP_LIMIT, high, address, remote_high, remote_address)
+    encode(out, 14, length, ICMP, HOP_LIMIT, 0, high, address, remote_high, remote_address)
     put16(out, 54, ADVERTISEMENT << 8)
     put16(out, 56, 0)
     put32(out, 58, OVERRIDE | (SOLICITED if solicited else 0))

@@ -76,7 +76,7 @@ def ask_neighbour(s, high, address):
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x86DD)
     ipv6.encode(
-        out, 14, length, ipv6.ICMP, 255, p["local_high"], p["local_address"], SOLICITED_HIGH,
+        out, 14, length, ipv6.ICMP, 255, 0, p["local_high"], p["local_address"], SOLICITED_HIGH,
         SOLICITED_LOW | last,
     )  # fmt: skip
     p["local_high"] = kept_high

@@ -8,12 +8,14 @@ from .data import probe
 from .emit import ACK, begin_segment, emit_ack
 from .events import CloseReason
 from .output import output
+from .path import tell_problem
 from .routes import next_hop
 from .rows import count, segment_room
 from .tables import NEVER, NONE, SECOND
 from .timers import (
     GIVE_UP,
     GIVE_UP_RETRIES,
+    R1_RETRIES,
     SYN_GIVE_UP,
     SYN_RECEIVED_RETRIES,
     arm_retransmit,
@@ -42,6 +44,14 @@ def is_hopeless(c, since, now):
     if c["user_timeout"] > 0:
         return now - since >= c["user_timeout"]
     return now - since >= GIVE_UP and c["retries"] >= GIVE_UP_RETRIES
+
+
+@part
+def on_r1(s, index, now):
+    """R1 of RFC 1122 section 4.2.3.5: so many tries without an answer. The application is told, and
+    the neighbour is asked whether it still is there."""
+    c = s["connections"][index]
+    tell_problem(s, index, c["soft_error"] if c["soft_error"] > 0 else TIMED_OUT)
 
 
 @part
@@ -96,6 +106,8 @@ def expire_retransmit(s, index, now):
     c["retries"] += 1
     c["backoff"] += 1
     c["timing_seq"] = NONE
+    if c["retries"] >= R1_RETRIES:
+        on_r1(s, index, now)
     stop_retransmit(s, index)
     output(s, index, now)
 

@@ -14,6 +14,7 @@ from .tables import (
     CONNECTIONS_PER_QUEUE,
     EVENTS_MARGIN,
     EVENTS_PER_QUEUE,
+    HOPS,
     INDEX_BITS,
     NEVER,
     NONE,
@@ -205,6 +206,9 @@ def take_connection(s, queue):
     c["sack_ok"] = 0
     c["ts_ok"] = 0
     c["quick"] = 0
+    c["hops"] = HOPS
+    c["traffic_class"] = 0
+    c["told_problem"] = 0
     c["option_bytes"] = 0
     c["path_at"] = 0
     c["path_until"] = NEVER

@@ -71,6 +71,9 @@ CUBIC = 1
 NEVER = 1 << 62
 NONE = -1
 
+HOPS = 64
+"""TTL, or hop limit, of what is sent unless an application wants another (RFC 1700)."""
+
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 
@@ -126,9 +129,10 @@ CONNECTION = np.dtype(
         " quick pingpong rcv_mss data_at nodelay snd_sml"
         # keep-alive, close
         " keep_on keep_idle keep_every keep_count keep_tries keep_sent keep_at user_timeout closing"
+        " told_problem"
         " challenge_tokens challenge_filled"
         # the path
-        " mss_agreed option_bytes path_at path_until soft_error"
+        " hops traffic_class mss_agreed option_bytes path_at path_until soft_error"
         # receiving
         " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
         " received dsack_start dsack_end"
@@ -145,7 +149,7 @@ REFERENCE = np.dtype(_integers("send region generation offset length"))
 SEGMENT = np.dtype(
     _integers(
         "kind frame connection mac high address remote_high remote_address local_port remote_port"
-        " seq ack flags cut"
+        " seq ack flags cut hops traffic_class"
         " window mss shift sack_ok ts tsval tsecr sacks payload references"
     )
     + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("ref", REFERENCE, (MAX_REFERENCES,))]
