@@ -46,9 +46,7 @@ def end_answer(s, slot, memory, at, ip, length):
     put48(out, 0, get48(memory, at + 6))
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x0800)
-    ipv4.encode(
-        out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, length, HOPS, 0
-    )
+    ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, length, HOPS, 0)
     put16(out, 24, checksum(out, 14, ipv4.HEADER_BYTES))
     put16(out, 36, 0)
     put16(out, 36, checksum(out, 34, length))

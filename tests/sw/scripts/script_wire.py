@@ -150,7 +150,9 @@ def build_icmp(host, peer, icmp) -> bytes:
         return build_icmp6(host, peer, icmp)
     kind, code = ICMP_KINDS[icmp.kind]
     us, them = text_of(host.address), text_of(peer.address)
-    quoted = IP(src=us, dst=them, flags="DF", len=40 + icmp.length, ttl=60) / TCP(sport=peer.local_port, dport=peer.port, seq=peer.ours(icmp.seq), flags="A")
+    quoted = IP(src=us, dst=them, flags="DF", len=40 + icmp.length, ttl=60) / TCP(
+        sport=peer.local_port, dport=peer.port, seq=peer.ours(icmp.seq), flags="A"
+    )
     message = ICMP(type=kind, code=code)
     if icmp.kind == "frag_needed":
         message.nexthopmtu = icmp.mtu
