@@ -577,6 +577,8 @@ class Script:
         """Segments that the host sent, numbers made relative."""
         found = []
         for frame in self.host.transmit():
+            if asks_for(frame, self.address):
+                self.host.receive(arp_reply(self.host, self.MAC, self.address))
             segment = dissect(frame)
             if segment is None or segment.dport != self.sport:
                 continue
@@ -639,6 +641,13 @@ class Script:
     @property
     def state(self):
         return self.host.m.tcp_states.NAMES[self.row["state"]]
+
+
+def asks_for(frame: bytes, address: int) -> bool:
+    """Whether the frame is an ARP question for `address`."""
+    return frame[12:14] + frame[20:22] + frame[38:42] == b"\x08\x06\0\x01" + struct.pack(
+        ">I", address
+    )
 
 
 def arp_reply(host: Host, mac=Script.MAC, address=0x0A4D0001) -> bytes:

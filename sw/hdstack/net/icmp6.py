@@ -5,7 +5,7 @@ from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
 from ..tcp.tables import HOPS
-from . import ipv6, ndp, tcp_header
+from . import ipv6, ndp, ndp_messages, tcp_header
 from .bytesio import get8, get16, get32, get48, get64, put16, put32, put48
 from .icmp import begin_answer
 
@@ -105,7 +105,7 @@ def on_packet(s, memory, at, ip, message, length, to_us, now):
         count(s, counters.BAD_ICMP)
         return
     kind = get8(memory, message)
-    if kind in (ndp.SOLICITATION, ndp.ADVERTISEMENT):
+    if kind in (ndp_messages.SOLICITATION, ndp_messages.ADVERTISEMENT):
         if message == ip + ipv6.HEADER_BYTES:
             ndp.on_message(s, memory, at, message, length, now)
         else:

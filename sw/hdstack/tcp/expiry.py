@@ -1,7 +1,7 @@
 """What happens when a deadline passes."""
 
 from ..compile import part
-from ..net.neighbour import resolve
+from ..net.neighbour import resolve, suspect
 from . import acks, counters, recovery, states
 from .close import NORMAL, finish
 from .data import probe
@@ -51,6 +51,7 @@ def on_r1(s, index, now):
     """R1 of RFC 1122 section 4.2.3.5: so many tries without an answer. The application is told, and
     the neighbour is asked whether it still is there."""
     c = s["connections"][index]
+    suspect(s, c, now)
     tell_problem(s, index, c["soft_error"] if c["soft_error"] > 0 else TIMED_OUT)
 
 
@@ -75,6 +76,7 @@ def expire_syn(s, index, now):
         give_up(s, index, TIMED_OUT, 0)
         return
     count(s, counters.TIMEOUTS)
+    suspect(s, c, now)
     c["backoff"] += 1
     c["timing_seq"] = NONE
     c["snd_nxt"] = c["iss"]

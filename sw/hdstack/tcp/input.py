@@ -7,6 +7,7 @@ piece kept out of order.
 """
 
 from ..compile import part
+from ..net.neighbour import confirm
 from . import acks, counters, recovery, scoreboard, states
 from .close import CLOSING_UNREAD, NORMAL, enter_time_wait, finish, release, reset_unread
 from .data import retransmit_first
@@ -190,6 +191,7 @@ def on_new_ack(s, index, ack, now):
         c["timing_seq"] = NONE
     c["soft_error"] = 0
     c["told_problem"] = 0
+    confirm(s, c, now)
     forget_path(c, now)
     scoreboard.advance(s, c)
     again = recovery.on_new_ack(s, index, acked, flight, now)

@@ -5,6 +5,7 @@ leaves only the latter.
 """
 
 from ..compile import part
+from ..net.neighbour import touch
 from . import acks, congestion, counters, recovery, states
 from .close import finish
 from .data import emit_data, payload_max
@@ -173,6 +174,8 @@ def output(s, index, now):
     if sends_data(c["state"]):
         if c["snd_una"] == c["snd_max"] and now - c["sent_at"] > timeout(c):
             congestion.on_idle(c)
+            if c["unacked"] > 0 or c["send_cursor"] >= 0:
+                touch(s, c, now)
         if c["recovery"] and c["sack_ok"]:
             recover(s, index, now)
         else:

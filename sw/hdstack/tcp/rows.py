@@ -186,6 +186,7 @@ def take_connection(s, queue):
     c["remote_port"] = p["remote_port"]
     c["mac"] = 0
     c["mac_known"] = 0
+    c["hop"] = NONE
     c["announced"] = 0
     c["attached"] = 1
     c["reason"] = 0

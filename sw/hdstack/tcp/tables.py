@@ -86,7 +86,8 @@ CONTROL = np.dtype(
     _integers(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
-        " frame_next tso_bytes paths locals routes congestion timestamps sack"
+        " frame_next neighbour_at locals_at tso_bytes paths locals routes congestion timestamps"
+        " sack"
     )
     + [("secret", "<i8", (4,))]
 )
@@ -102,16 +103,17 @@ REGION = np.dtype(_integers("live generation queue element_bytes bytes postable"
 LISTENER = np.dtype(
     _integers("state queue port socket connections half_open backlog flags cookie_at")
 )
-LOCAL = np.dtype(_integers("high address bits"))
+LOCAL = np.dtype(_integers("high address bits state tries at mac defend_at"))
+"""`state` as in `hdstack.net.duplicates`; `mac` is of whom else has the address."""
 ROUTE = np.dtype(_integers("high address bits hop_high hop"))
 """`hop` 0: the hosts are on the link."""
 PATH = np.dtype(_integers("high address mtu until"))
-NEIGHBOUR = np.dtype(_integers("state high address mac updated asked"))
+NEIGHBOUR = np.dtype(_integers("state high address mac updated asked confirmed tries at"))
 CONNECTION = np.dtype(
     _integers(
         # identity
         "state reuse queue listener socket local_high local_address local_port remote_high"
-        " remote_address remote_port mac mac_known"
+        " remote_address remote_port mac mac_known hop"
         " hash_next bucket announced attached reason rst_due fin_told closed_due"
         # sending
         " iss snd_una snd_nxt snd_max snd_end snd_wnd snd_wl1 snd_wl2 max_wnd snd_shift mss fin"
@@ -251,7 +253,7 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     control["address"], control["prefix"], control["gateway"] = address, prefix, gateway
     control["mac"], control["mss"] = int.from_bytes(mac, "big"), mss
     control["secret"][:] = np.frombuffer(secret, "<u4")
-    control["next_deadline"] = NEVER
+    control["next_deadline"] = control["neighbour_at"] = control["locals_at"] = NEVER
     control["congestion"], control["timestamps"] = congestion, int(timestamps)
     control["sack"], control["tso_bytes"] = int(sack), min(tso_bytes, TSO_MOST)
     add_address(s, 0, address, prefix)
@@ -286,7 +288,7 @@ def add_address(s, high: int, address: int, bits: int):
     at = int(control["locals"])
     if at >= LOCALS:
         raise errors.ConfigurationError(f"{at + 1} addresses; {LOCALS} at most are allowed")
-    s["locals"][at] = (high, address, bits)
+    s["locals"][at] = (high, address, bits, 0, 0, NEVER, 0, 0)
     control["locals"] = at + 1
     add_route(s, high, address, bits, 0, 0)
 

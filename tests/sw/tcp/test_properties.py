@@ -66,6 +66,10 @@ class HostileWorld(World):
     seed=116271229, loss=0.02, duplicate=0, corrupt=0.05, jitter=1, stall=S, wait=0, buffers=64,
     connections=1,
 )  # fmt: skip
+@example(  # six FINs lost on end, the last one answered after TIME-WAIT
+    seed=206179829, loss=0.2, duplicate=0, corrupt=0.05, jitter=1, stall=S, wait=20 * MS,
+    buffers=16, connections=4,
+)  # fmt: skip
 @given(
     seed=st.integers(0, 1 << 30),
     loss=st.sampled_from([0, 0.02, 0.1, 0.2]),
