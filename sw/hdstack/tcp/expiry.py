@@ -104,7 +104,7 @@ def expire_retransmit(s, index, now):
         give_up(s, index, TIMED_OUT, 1)
         return
     count(s, counters.TIMEOUTS)
-    recovery.on_timeout(s, c, c["retries"] == 0)
+    recovery.on_timeout(s, c, c["retries"] == 0, now)
     c["retries"] += 1
     c["backoff"] += 1
     c["timing_seq"] = NONE

@@ -8,7 +8,7 @@ piece kept out of order.
 
 from ..compile import part
 from ..net.neighbour import confirm
-from . import acks, counters, recovery, scoreboard, states
+from . import acks, congestion, counters, recovery, scoreboard, states
 from .close import CLOSING_UNREAD, NORMAL, enter_time_wait, finish, release, reset_unread
 from .data import retransmit_first
 from .emit import ACK, FIN, RST, SYN, challenge, emit_ack, reset_stranger
@@ -26,8 +26,8 @@ from .rows import (
     return_buffer,
     set_pending,
 )
-from .sequence import later, unwrap
-from .tables import EVENTS_RESERVE, NEVER, NONE, SECOND
+from .sequence import later, time_stamp, unwrap
+from .tables import EVENTS_RESERVE, MILLISECOND, NEVER, NONE, SECOND
 from .timers import (
     FIN_WAIT_2,
     TIME_WAIT,
@@ -192,6 +192,8 @@ def on_new_ack(s, index, ack, now):
     c["soft_error"] = 0
     c["told_problem"] = 0
     confirm(s, c, now)
+    if c["ssthresh"] == congestion.CWND_MAX and c["ts_ok"] and p["tsecr"] != 0:
+        congestion.on_round_trip(c, max(later(time_stamp(c, now), p["tsecr"]), 0) * MILLISECOND)
     forget_path(c, now)
     scoreboard.advance(s, c)
     again = recovery.on_new_ack(s, index, acked, flight, now)
@@ -222,7 +224,7 @@ def on_ack(s, index, seq, ack, now):
     if not duplicate:
         on_new_ack(s, index, ack, now)
     if c["sack_ok"]:
-        if p["sacks"] > 0 and c["snd_max"] > ack:
+        if p["sacks"] > 0:
             recovery.on_reports(s, index, recovery.take_reports(s, c), duplicate, now)
     elif (
         duplicate

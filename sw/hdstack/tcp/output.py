@@ -6,7 +6,7 @@ leaves only the latter.
 
 from ..compile import part
 from ..net.neighbour import touch
-from . import acks, congestion, counters, recovery, states
+from . import acks, congestion, counters, recovery, spurious, states
 from .close import finish
 from .data import emit_data, payload_max
 from .emit import ACK, FIN, SYN, begin_segment, emit_ack
@@ -48,6 +48,7 @@ def sent(s, index, seq, length, fin, now):
             c["timing_at"] = now
     else:
         count(s, counters.RETRANSMITS)
+        spurious.sent_again(c, min(length, c["snd_max"] - seq))
         c["timing_seq"] = NONE  # Karn: an ACK would not tell which one it is for
     c["snd_nxt"] = end
     c["snd_max"] = max(c["snd_max"], end)

@@ -210,6 +210,7 @@ def take_connection(s, queue):
     c["hops"] = HOPS
     c["traffic_class"] = 0
     c["told_problem"] = 0
+    c["undo"] = 0
     c["option_bytes"] = 0
     c["path_at"] = 0
     c["path_until"] = NEVER

@@ -77,6 +77,15 @@ def measure(c, sample):
 
 
 @part
+def remeasure(c, sample):
+    """RFC 4015 section 3.3: a time-out was spurious, the path takes as long as `sample` ns."""
+    c["srtt"] = max(c["srtt"], sample)
+    c["rttvar"] = max(c["rttvar"], sample // 2)
+    rto = c["srtt"] + max(CLOCK_GRANULARITY, 4 * c["rttvar"])
+    c["rto"] = min(max(rto, RTO_MIN), RTO_MAX)
+
+
+@part
 def measure_stamp(c, echo, now):
     """A round trip by the peer's echo of our time stamp (RFC 7323 section 4.1), for what was sent
     more than once; ms, so that a measurement of the connection's own is better where there is one.
