@@ -16,7 +16,9 @@ PARAMETER_PROBLEM = 4
 ECHO_REQUEST = 128
 ECHO_REPLY = 129
 PORT = 4
+BAD_FIELD = 0
 NEXT_HEADER = 1
+UNKNOWN_OPTION = 2
 QUOTED_MAX = 1280 - 40 - 8
 """An error must fit into the least MTU (RFC 4443 section 2.4)."""
 
