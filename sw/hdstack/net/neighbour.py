@@ -292,7 +292,7 @@ def suspect(s, c, now):
         c["soft_error"] = UNREACHABLE
     elif row["mac"] != c["mac"]:
         c["mac"] = row["mac"]
-    elif row["state"] != PROBE and now - row["asked"] >= ASK_EVERY:
+    elif row["state"] != PROBE and now - max(row["asked"], row["confirmed"]) >= ASK_EVERY:
         row["state"] = PROBE
         row["tries"] = 0
         expire_neighbour(s, row, now)

@@ -76,7 +76,8 @@ def expire_syn(s, index, now):
         give_up(s, index, TIMED_OUT, 0)
         return
     count(s, counters.TIMEOUTS)
-    suspect(s, c, now)
+    if c["state"] == states.SYN_SENT:  # who sent a SYN may be forged: no question for his sake
+        suspect(s, c, now)
     c["backoff"] += 1
     c["timing_seq"] = NONE
     c["snd_nxt"] = c["iss"]

@@ -45,11 +45,11 @@ def undo(s, c, acked):
     congestion.undo(c, c["snd_max"] - c["snd_una"], acked)
     if c["undo"] & TIMEOUT:
         c["recover"] = c["snd_una"]  # losses of this flight can be found again
+        c["snd_nxt"] = c["snd_max"]
     c["undo"] = NONE
     c["recovery"] = 0
     c["dup_acks"] = 0
     c["high_rxt"] = c["snd_una"]
-    c["snd_nxt"] = c["snd_max"]
 
 
 @part

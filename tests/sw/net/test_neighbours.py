@@ -228,6 +228,28 @@ def test_a_neighbour_that_is_gone_is_the_reason_of_the_end(link):
     link.host.check_whole()
 
 
+def test_nobody_is_asked_for_the_sake_of_a_syn_that_may_be_forged(link):
+    link.host.listen(80)
+    link.segment("S")
+    frames = link.after(100 * S)
+    assert sum(TCP in f for _, f in frames) == 5 and link.questions(frames) == []
+    assert link.state == ""
+
+
+def test_a_neighbour_that_others_confirm_is_not_doubted(link):
+    """A router that carries other connections is not asked because one peer behind it is silent."""
+    link.ask()
+    link.open()
+    link.host.now += S
+    link.say()
+    row = link.host.s["neighbours"][0]
+    questions = []
+    for _ in range(30):
+        row["confirmed"] = link.host.now
+        questions += link.questions(link.after(100 * MS))
+    assert link.host.count("timeouts") >= 4 and questions == []
+
+
 def test_an_advertisement_that_does_not_override_only_raises_doubt():
     link = Link(6)
     link.ask()
