@@ -13,7 +13,7 @@ from tcp_host import ELEMENT, MS, QUEUE, Host, S, Script, Segment, build, dissec
 from tcp_invariants import Invariants
 from tcp_link import Link, World
 
-from hdstack.tcp.events import EventKind
+from hdstack.tcp.events import NO_LINGER, CloseFlag, EventKind, RequestKind
 
 EXAMPLES = int(os.environ.get("HDSNIC_EXAMPLES", "12"))
 hostile = settings(
@@ -115,7 +115,10 @@ SEGMENT = st.tuples(
     SACKED,
     st.booleans(),  # of the connection, or of a stranger
 )
-CALL = st.tuples(st.just("call"), st.sampled_from(["send", "close", "abort", "read", "connect"]))
+CALL = st.tuples(
+    st.just("call"),
+    st.sampled_from(["send", "close", "leave", "abort", "read", "connect", "option"]),
+)
 PAUSE = st.tuples(st.just("pause"), st.sampled_from([MS, 50 * MS, S, 61 * S]))
 STEPS = st.lists(st.one_of(SEGMENT, SEGMENT, SEGMENT, CALL, PAUSE), max_size=40)
 BEGINNINGS = ("listening", "established", "options", "closing", "holes")
@@ -186,6 +189,14 @@ class Fuzzed:
             self.send()
         elif name == "close":
             self.host.shutdown(connection)
+        elif name == "leave":
+            self.host.request(
+                RequestKind.CLOSE, connection=connection, length=NO_LINGER,
+                offset=CloseFlag.UNREAD if app.held else 0,
+            )  # fmt: skip
+        elif name == "option":
+            fields = {"port": self.sent % 13, "length": self.sent % 300}
+            self.host.request(RequestKind.OPTION, connection=connection, **fields)
         elif name == "abort":
             self.host.abort(connection)
         else:
