@@ -280,6 +280,12 @@ class Runtime:
             if connection is not None:
                 del self._connections[number]
                 connection.on_closed(reason)
+        elif kind == EventKind.OPTION:
+            if connection is not None:
+                connection.options.on_answer(port, length, reason)
+        elif kind == EventKind.PROBLEM:
+            if connection is not None:
+                connection.on_problem(reason)
         elif kind == EventKind.ACCEPTED:
             peer = address_text(address, region, offset, length, spare), port
             self._accepted(socket, number, peer)

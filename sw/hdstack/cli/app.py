@@ -94,6 +94,9 @@ def stack(
         list[str] | None, typer.Option(help="Further address and prefix, IPv4 or IPv6.")
     ] = None,
     gateway6: Annotated[str | None, typer.Option(help="Router for IPv6.")] = None,
+    probe: Annotated[
+        bool, typer.Option(help="Ask for a second whether others have the addresses.")
+    ] = True,
     uid: Uid = None,
     ready_fd: ReadyFd = None,
     parent_pid: ParentPid = None,
@@ -104,7 +107,7 @@ def stack(
     """
     from .processes import run_stack
 
-    run_stack(run, address, mac, gateway, also or [], gateway6, uid, ready_fd, parent_pid)
+    run_stack(run, address, mac, gateway, also or [], gateway6, probe, uid, ready_fd, parent_pid)
 
 
 @app.command()

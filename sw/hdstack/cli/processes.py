@@ -40,6 +40,7 @@ def run_stack(
     gateway: str | None,
     also: list[str],
     gateway6: str | None,
+    probe: bool,
     uid: int | None,
     ready_fd: int | None,
     parent_pid: int | None,
@@ -68,5 +69,5 @@ def run_stack(
         say.print(f"stack of {address} in {run_directory}; Ctrl-C ends it", soft_wrap=True)
     service.main(
         run_directory, address, mac, uid=uid, ready_fd=ready_fd, parent_pid=parent_pid,
-        gateway=gateway, addresses=also, gateway6=gateway6,
+        gateway=gateway, addresses=also, gateway6=gateway6, probe=probe,
     )  # fmt: skip

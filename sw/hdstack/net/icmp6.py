@@ -4,7 +4,8 @@
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
-from . import ipv6, ndp, tcp_header
+from ..tcp.tables import HOPS
+from . import ipv6, ndp, ndp_messages, tcp_header
 from .bytesio import get8, get16, get32, get48, get64, put16, put32, put48
 from .icmp import begin_answer
 
@@ -15,7 +16,9 @@ PARAMETER_PROBLEM = 4
 ECHO_REQUEST = 128
 ECHO_REPLY = 129
 PORT = 4
+BAD_FIELD = 0
 NEXT_HEADER = 1
+UNKNOWN_OPTION = 2
 QUOTED_MAX = 1280 - 40 - 8
 """An error must fit into the least MTU (RFC 4443 section 2.4)."""
 
@@ -28,7 +31,7 @@ def end_answer(s, slot, memory, at, ip, length):
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x86DD)
     ipv6.encode(
-        out, 14, length, ipv6.ICMP, ipv6.HOP_LIMIT, get64(memory, ip + 24), get64(memory, ip + 32),
+        out, 14, length, ipv6.ICMP, HOPS, 0, get64(memory, ip + 24), get64(memory, ip + 32),
         get64(memory, ip + 8), get64(memory, ip + 16),
     )  # fmt: skip
     put16(out, 56, 0)
@@ -104,7 +107,7 @@ def on_packet(s, memory, at, ip, message, length, to_us, now):
         count(s, counters.BAD_ICMP)
         return
     kind = get8(memory, message)
-    if kind in (ndp.SOLICITATION, ndp.ADVERTISEMENT):
+    if kind in (ndp_messages.SOLICITATION, ndp_messages.ADVERTISEMENT):
         if message == ip + ipv6.HEADER_BYTES:
             ndp.on_message(s, memory, at, message, length, now)
         else:

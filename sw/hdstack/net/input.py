@@ -112,11 +112,17 @@ def on_ipv6(s, memory, at, ip, header_end, payload_length, now):
     whole = ip + total <= header_end
     if protocol == ipv6.FRAGMENT:
         count(s, counters.FRAGMENTS)
+    elif protocol < 0:
+        count(s, counters.BAD_IP)
+        if protocol != ipv6.DROPPED and whole and to_us and not unspecified:
+            code = icmp6.UNKNOWN_OPTION if protocol == ipv6.BAD_OPTION else icmp6.BAD_FIELD
+            kind = icmp6.PARAMETER_PROBLEM
+            icmp6.send_error(s, memory, at, ip, total, kind, code, after - ip, now)
     elif protocol == ipv6.ICMP and whole:
         icmp6.on_packet(s, memory, at, ip, after, ip + total - after, to_us, now)
     else:
         count(s, counters.OTHER_PROTOCOL)
-        if whole and to_us and not unspecified and protocol >= 0:
+        if whole and to_us and not unspecified:
             if protocol == ipv6.UDP:
                 icmp6.send_error(s, memory, at, ip, total, icmp6.UNREACHABLE, icmp6.PORT, 0, now)
             elif after == ip + ipv6.HEADER_BYTES:

@@ -29,13 +29,15 @@ def encode_segment(s, queue, index, memory, at):
         size = tcp_header.encode(row, memory, at + 54)
         ethernet.encode(memory, at, row["mac"], s["control"]["mac"], ethernet.IPV6)
         ipv6.encode(
-            memory, at + 14, size + row["payload"], ipv6.TCP, ipv6.HOP_LIMIT, row["high"],
-            row["address"], row["remote_high"], row["remote_address"],
+            memory, at + 14, size + row["payload"], ipv6.TCP, row["hops"],
+            row["traffic_class"], row["high"], row["address"], row["remote_high"],
+            row["remote_address"],
         )  # fmt: skip
         return 54 + size
     size = tcp_header.encode(row, memory, at + 34)
     ethernet.encode(memory, at, row["mac"], s["control"]["mac"], ethernet.IPV4)
     ipv4.encode(
-        memory, at + 14, row["address"], row["remote_address"], ipv4.TCP, size + row["payload"]
-    )
+        memory, at + 14, row["address"], row["remote_address"], ipv4.TCP, size + row["payload"],
+        row["hops"], row["traffic_class"],
+    )  # fmt: skip
     return 34 + size

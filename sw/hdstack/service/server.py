@@ -21,7 +21,8 @@ from ..driver import Card, DeviceProcess, HeaderMemory
 from ..errors import DeviceError, HdstackError, ServiceError
 from ..messages import ANSWER_BYTES, close_all, receive, send
 from ..native import compiled
-from ..tcp import counters, tables
+from ..net import duplicates
+from ..tcp import core, counters, tables
 from . import state
 from .applications import Application, Applications, credentials
 from .burst import burst
@@ -154,6 +155,22 @@ class Server:
         self._stopping = True
         with contextlib.suppress(OSError):
             self._stop_writer.send(b"\0")
+
+    def claim_addresses(self) -> None:
+        """Ask the link, for a second, whether another host has one of our addresses (RFC 5227,
+        RFC 4862 section 5.4). Raises ServiceError that names the address and who has it."""
+        core.probe_addresses(self._s, time.monotonic_ns())
+        rows = self._s["locals"][: int(self._s["control"]["locals"])]
+        while not self._stopping and (rows["state"] == duplicates.TENTATIVE).any():
+            if not self._burst(time.monotonic_ns()) & Work.DONE:
+                self._sleep()
+        for row in rows[rows["state"] == duplicates.TAKEN]:
+            address = tables.join_address(int(row["high"]), int(row["address"]))
+            mac = int(row["mac"]).to_bytes(6, "big").hex(":")
+            raise ServiceError(
+                f"address {address} is in use on this link by {mac}; give this stack another"
+                " address, or find that host"
+            )
 
     # -- the loop ----------------------------------------------------------------------------
 

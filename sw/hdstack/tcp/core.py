@@ -13,6 +13,8 @@ Outputs wait in rings of bounded size, one pair for each queue. A queue whose ri
 import numpy as np
 
 from ..compile import entry, part
+from ..net.duplicates import expire_locals, probe_locals
+from ..net.neighbour import expire_neighbours
 from . import states
 from .close import NORMAL, finish, release, settle
 from .events import CloseReason
@@ -38,8 +40,8 @@ from .window import count_postable, reset_queue
 
 __all__ = [
     "clear_region", "drop_owner", "event_taken", "listener_ready", "next_event", "next_segment",
-    "on_attach_tx", "on_output", "on_request", "on_timers", "on_transmitted", "ready",
-    "segment_queued", "set_queue", "set_region",
+    "on_attach_tx", "on_output", "on_request", "on_timers", "on_transmitted", "probe_addresses",
+    "ready", "segment_queued", "set_queue", "set_region",
 ]  # fmt: skip
 
 RESET = int(CloseReason.RESET)
@@ -98,8 +100,16 @@ def on_timers(s, now):
         if s["blocks"][block] <= now:
             s["blocks"][block] = expire_block(s, block, now)
         following = min(following, s["blocks"][block])
+    # last, since connections that time out ask for their neighbours
+    following = min(following, min(expire_neighbours(s, now), expire_locals(s, now)))
     s["control"]["next_deadline"] = following
     return following
+
+
+@entry
+def probe_addresses(s, now):
+    """Begin to ask whether others have our addresses; none is used until `on_timers` is through."""
+    probe_locals(s, now)
 
 
 @entry

@@ -48,6 +48,11 @@ TABLE = (
     ("bad_icmp", "ICMP with a wrong checksum or length", "find the sender"),
     ("icmp_withheld", "ICMP echo not answered: rate limit or no room", "a ping flood"),
     ("duplicates_reported", "D-SACK: peers got bytes twice", "reordering, if many"),
+    (
+        "reductions_undone",
+        "reductions of the window that were for nothing, and undone (RFC 4015)",
+        "reordering or delays on the path, if many",
+    ),
     ("old_timestamp", "segments dropped by PAWS (RFC 7323)", "old duplicates, or an attack"),
     ("no_timestamp", "segments dropped for want of the agreed time stamp", "a middlebox at fault"),
     ("keepalive_probes", "idle peers asked whether they live", "none"),
@@ -71,6 +76,11 @@ TABLE = (
     ("ndp_in", "neighbour discovery for us", "none"),
     ("ndp_out", "neighbour discovery sent", "none"),
     ("bad_ndp", "neighbour discovery malformed, or answers never asked for", "an attack, if many"),
+    (
+        "address_conflicts",
+        "another host uses an address of ours",
+        "find it by its MAC address; give one of the two another address",
+    ),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
 )
@@ -85,10 +95,11 @@ COUNTERS = len(TABLE)
     SYN_DROPPED, NOT_READY, BAD_SEGMENT, TIMED_OUT, BAD_REQUEST, STALE_REQUEST,
     ZERO_WINDOW_PROBES, LOST_BUFFERS, NOT_IP, NOT_OURS, FRAGMENTS, BAD_IP, OTHER_PROTOCOL,
     ARP_IN, ARP_OUT, BAD_ARP, ECHO_REPLIES, BAD_ICMP, ICMP_WITHHELD, DUPLICATES_REPORTED,
+    REDUCTIONS_UNDONE,
     OLD_TIMESTAMP, NO_TIMESTAMP, KEEPALIVE_PROBES, CLOSED_DATA,
     COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
     ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT, NDP_IN, NDP_OUT, BAD_NDP,
-    CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
+    ADDRESS_CONFLICTS, CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
 ) = range(COUNTERS)  # fmt: skip
 
 assert all(globals()[name.upper()] == at for at, name in enumerate(NAMES))
