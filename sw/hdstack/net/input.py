@@ -155,7 +155,7 @@ def on_ipv6(s, memory, at, ip, header_end, payload_length, now):
             icmp6.send_error(s, memory, at, ip, total, kind, code, 6, now)
 
 
-@part
+@entry
 def take_chain(s, memory, at, buffers):
     """Before `on_frame`: `buffers` more buffers have payload (CHAINED_BUFFER, from index `at`)."""
     p = s["parsed"]
