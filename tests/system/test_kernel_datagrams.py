@@ -6,7 +6,10 @@ import hashlib
 import os
 import select
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from captures import faulty_frames
@@ -18,6 +21,7 @@ from hdstack.cli.demo.scene import PEER_UID, Scene
 
 pytestmark = pytest.mark.kernel_peer
 
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide.md"
 PEER6, STACK6 = "fd00:77::1", "fd00:77::2"
 PORT_A, PORT_B = 7001, 7002
 WINDOW = 12
@@ -184,6 +188,33 @@ def test_a_kernel_that_answers_to_a_fixed_peer_is_heard(kernel, scene):
     with udp(kernel) as server:
         server.bind((PEER_ADDRESS, 0))
         run(ask(server))
+
+
+def test_the_example_of_the_guide_runs(kernel, scene):
+    text = GUIDE.read_text()
+    code = text[text.index("### UDP") :]
+    code = code[code.index("```python\n") + 10 :]
+    code = code[: code.index("```")].replace("/tmp/hdsnic-0", str(scene.run))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        with udp(kernel) as client:
+            client.connect((STACK_ADDRESS, 7))
+            client.settimeout(1)
+            while True:
+                assert process.poll() is None, process.stderr.read().decode()
+                assert time.monotonic() < deadline
+                try:
+                    client.send(bytes(321))
+                    answer = client.recv(100)
+                    break
+                except (ConnectionRefusedError, TimeoutError):
+                    time.sleep(0.1)  # it is not there yet
+        assert answer == b"     321\n"
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stderr.close()
 
 
 def test_counters_tell_of_no_drop_and_the_capture_of_no_wrong_checksum(scene):

@@ -264,3 +264,14 @@ def test_a_window_that_was_shut_opens_when_datagrams_are_given_back(host):
     for element, (owner, length) in list(host.app.held.items()):
         host.release(owner, element, length)
     assert int(script.row["rcv_adv"]) > before
+
+
+@pytest.mark.parametrize(
+    "source", ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "10.77.0.2", "ff02::1", US6]
+)
+def test_a_source_that_no_host_has_is_dropped(host, source):
+    """RFC 1122 section 4.1.3.6."""
+    host.bind(7000)
+    host.receive(datagram(b"from nowhere", v6=":" in source, source=source))
+    assert host.app.datagrams == [] and host.sent_frames() == []
+    assert len(host.app.posted) == host.app.buffers
