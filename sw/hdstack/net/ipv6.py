@@ -18,6 +18,7 @@ DROPPED = -1
 """In place of a protocol: not for us to look into; the next two are told to the sender."""
 BAD_FIELD = -3
 BAD_OPTION = -4
+FRAGMENT_BYTES = 8
 EXTENSIONS_MAX = 32
 """More do not fit into the 256 bytes of header that the card splits off."""
 
@@ -80,6 +81,14 @@ def encode(
     put64(memory, at + 16, address)
     put64(memory, at + 24, remote_high)
     put64(memory, at + 32, remote_address)
+
+
+@part
+def encode_fragment(memory, at, protocol, identification, offset, more):
+    """Write a fragment header (RFC 8200 section 4.5): `offset` bytes from the beginning."""
+    put16(memory, at, protocol << 8)
+    put16(memory, at + 2, offset | (1 if more else 0))
+    put32(memory, at + 4, identification)
 
 
 @part

@@ -40,7 +40,7 @@ TABLE = (
     ("not_ours", "packets for another address", "promiscuous mode, or a wrong route"),
     ("fragments", "IP fragments", "lower the path MTU"),
     ("bad_ip", "IPv4 header with impossible lengths", "find the sender"),
-    ("other_protocol", "neither TCP nor ICMP echo", "none"),
+    ("other_protocol", "neither TCP, UDP nor ICMP echo", "none"),
     ("arp_in", "ARP packets for us", "none"),
     ("arp_out", "ARP packets sent", "none"),
     ("bad_arp", "ARP packets malformed, or answers never asked for", "an attack, if many"),
@@ -83,6 +83,23 @@ TABLE = (
     ),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
+    ("datagrams_in", "UDP datagrams received", "none"),
+    ("datagrams_out", "UDP datagrams sent", "none"),
+    ("fragments_out", "IP fragments sent of larger datagrams", "send no more than the path MTU"),
+    ("bad_datagram", "UDP header with impossible lengths", "find the sender"),
+    ("no_socket", "UDP datagrams to a port, or from a peer, that no socket has", "a scan, if many"),
+    (
+        "datagrams_refused",
+        "UDP datagrams dropped: the application holds as many as it may",
+        "release views sooner",
+    ),
+    ("whole_datagrams", "UDP datagrams in header memory for a bound port", "shorter IP headers"),
+    (
+        "neighbour_full",
+        "UDP datagrams dropped: others of the application wait for a neighbour, too",
+        "send less before the first answer",
+    ),
+    ("neighbour_silent", "UDP datagrams given up: no neighbour answers", "peer or gateway is down"),
 )
 
 NAMES = tuple(name for name, _, _ in TABLE)
@@ -100,6 +117,8 @@ COUNTERS = len(TABLE)
     COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
     ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT, NDP_IN, NDP_OUT, BAD_NDP,
     ADDRESS_CONFLICTS, CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
+    DATAGRAMS_IN, DATAGRAMS_OUT, FRAGMENTS_OUT, BAD_DATAGRAM, NO_SOCKET, DATAGRAMS_REFUSED,
+    WHOLE_DATAGRAMS, NEIGHBOUR_FULL, NEIGHBOUR_SILENT,
 ) = range(COUNTERS)  # fmt: skip
 
 assert all(globals()[name.upper()] == at for at, name in enumerate(NAMES))
