@@ -68,6 +68,13 @@ def device(
     run: RunDirectory,
     bus_bytes: BusBytes = 64,
     capture: Annotated[Path | None, typer.Option(help="Record all frames in this pcapng.")] = None,
+    impair: Annotated[
+        str | None,
+        typer.Option(
+            help="What the wire does to frames, as lose=0.01,duplicate=0.01,corrupt=0.001,"
+            "reorder=0.01,delay_ms=5,seed=7: shares of them, each way."
+        ),
+    ] = None,
     uid: Uid = None,
     stack_uid: Annotated[
         int | None, typer.Option(help="The only user who may be the stack.")
@@ -81,7 +88,7 @@ def device(
     """
     from .processes import run_device
 
-    run_device(run, link, bus_bytes, capture, uid, stack_uid, ready_fd, parent_pid)
+    run_device(run, link, bus_bytes, capture, impair, uid, stack_uid, ready_fd, parent_pid)
 
 
 @app.command()

@@ -15,6 +15,7 @@ def run_device(
     link: str,
     bus_bytes: int,
     capture: Path | None,
+    impair: str | None,
     uid: int | None,
     stack_uid: int | None,
     ready_fd: int | None,
@@ -25,11 +26,13 @@ def run_device(
 
     parameters = Parameters(bus_bytes=bus_bytes)
     from hdsim import device
+    from hdsim.links import Impairment
 
+    impairment = None if impair is None else Impairment.parse(impair)
     make_run_directory(run_directory)
     device.main(
         run_directory, link, parameters, capture=capture, uid=uid, stack_uid=stack_uid,
-        ready_fd=ready_fd, parent_pid=parent_pid,
+        ready_fd=ready_fd, parent_pid=parent_pid, impairment=impairment,
     )  # fmt: skip
 
 
