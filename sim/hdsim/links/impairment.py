@@ -1,4 +1,4 @@
-"""What a bad wire does to frames, as the command line and tests say it; `native/impair.h` does it."""
+"""What a bad wire does to frames; `native/impair.h` does it."""
 
 from dataclasses import dataclass, fields
 

@@ -162,6 +162,34 @@ def fetch(
 
 
 @app.command()
+def forward(
+    port: Annotated[int, typer.Argument(help="TCP port to listen on.", min=1, max=65535)],
+    target: Annotated[str, typer.Argument(help="Where to.", metavar="HOST:PORT")],
+    run: RunDirectory,
+    reverse: Annotated[
+        bool, typer.Option(help="Listen on a socket of this host, and connect through the card.")
+    ] = False,
+    bind: Annotated[str, typer.Option(help="With --reverse: address to listen on.")] = "127.0.0.1",
+    pool: Annotated[int, typer.Option(help="MiB of the payload pool.", min=1, max=1024)] = 16,
+    uid: Uid = None,
+    ready_fd: ReadyFd = None,
+    parent_pid: ParentPid = None,
+    control_fd: ControlFd = None,
+):
+    """Relay TCP connections from the card to a socket of this host, or the other way.
+
+    So any program that speaks TCP can be reached through the card, or reach others through it.
+
+    [bold]Example:[/bold]  hdsnic forward 8080 127.0.0.1:80
+    """
+    from .forward import run_forward
+
+    run_forward(
+        port, target, reverse, bind, run, pool << 20, uid, ready_fd, parent_pid, control_fd
+    )  # fmt: skip
+
+
+@app.command()
 def stats(
     run: RunDirectory,
     json: Annotated[bool, typer.Option("--json", help="All of it, as one JSON object.")] = False,

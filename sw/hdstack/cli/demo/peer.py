@@ -68,14 +68,14 @@ class KernelPeer:
     Ends with `close`, at the latest with this process; may be used from several threads.
     """
 
-    def __init__(self, way: Way, address: str, uid: int | None = None):
+    def __init__(self, way: Way, address: str, uid: int | None = None, tools: bool = False):
         self.way = way
         self.address = address.split("/")[0]
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = {
             "fd": theirs.fileno(), "link": way.link, "address": address, "user": way.user,
-            "uid": None if way.user else uid, "parent": os.getpid(),
+            "uid": None if way.user else uid, "parent": os.getpid(), "tools": tools,
         }  # fmt: skip
         with theirs:
             self._process = subprocess.Popen(
@@ -145,15 +145,18 @@ class KernelPeer:
         self.close()
 
 
-def open_peer(address: str, link: str = "auto", uid: int | None = None) -> KernelPeer:
+def open_peer(
+    address: str, link: str = "auto", uid: int | None = None, tools: bool = False
+) -> KernelPeer:
     """The first way that works, with the peer's interface at `address` ("10.77.0.1/24").
 
-    `uid`: whom clients run as when this is root. Raises NoKernelPeer.
+    `uid`: whom clients run as when this is root. `tools`: clients run as the namespace's root, with
+    the capabilities over its network and no other. Raises NoKernelPeer.
     """
     refused = []
     for way in ways(link):
         try:
-            return KernelPeer(way, address, uid)
+            return KernelPeer(way, address, uid, tools)
         except NoKernelPeer as error:
             refused.append(str(error))
     raise NoKernelPeer("; ".join(refused))
