@@ -101,6 +101,19 @@ def stack(
         list[str] | None, typer.Option(help="Further address and prefix, IPv4 or IPv6.")
     ] = None,
     gateway6: Annotated[str | None, typer.Option(help="Router for IPv6.")] = None,
+    tso: Annotated[
+        bool, typer.Option("--tso/--no-tso", help="The card cuts large sends into segments.")
+    ] = True,
+    checksums: Annotated[
+        bool,
+        typer.Option(
+            "--checksums/--no-checksums",
+            help="The card inserts checksums; else the stack reads payload to make them, and cuts.",
+        ),
+    ] = True,
+    scaling: Annotated[
+        bool, typer.Option("--rss/--no-rss", help="Steer by the card's receive-side scaling.")
+    ] = False,
     uid: Uid = None,
     ready_fd: ReadyFd = None,
     parent_pid: ParentPid = None,
@@ -111,7 +124,10 @@ def stack(
     """
     from .processes import run_stack
 
-    run_stack(run, address, mac, gateway, also or [], gateway6, uid, ready_fd, parent_pid)
+    run_stack(
+        run, address, mac, gateway, also or [], gateway6, tso, checksums, scaling, uid, ready_fd,
+        parent_pid,
+    )  # fmt: skip
 
 
 @app.command()

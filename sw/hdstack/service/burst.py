@@ -25,6 +25,7 @@ from ..driver.rings import (
     receive_base,
     transmit_base,
 )  # fmt: skip
+from ..net.checksums import put_checksums
 from ..net.input import on_frame
 from ..net.output import encode_segment
 from ..tcp.core import (
@@ -145,7 +146,7 @@ def _events_out(s, io, channels, q):
 
 
 @part
-def _segments_out(s, io, rings, words, q):
+def _segments_out(s, io, rings, words, pools, q):
     queue = io["queues"][q]
     ring_bytes = io["ring_bytes"]
     cells = ring_bytes // CELL
@@ -160,6 +161,7 @@ def _segments_out(s, io, rings, words, q):
             continue
         segment = s["segments"][q, index]
         tcp = segment["kind"] == 0
+        card_sums = io["checksums"] != 0
         used = (producer - queue["tx_consumer"]) & _MASK
         if used + (_SEGMENT_CELLS if tcp else _FRAME_CELLS) > cells:
             break
@@ -170,7 +172,12 @@ def _segments_out(s, io, rings, words, q):
         if tcp:
             ipv4 = segment["remote_high"] == 0
             l4 = 34 if ipv4 else 54
-            put_descriptor(words, at, header, references, 14, l4, ipv4, True, segment["cut"])
+            cut = segment["cut"]
+            put_descriptor(
+                words, at, header, references, 14, l4, ipv4 and card_sums, card_sums, cut
+            )
+            if not card_sums:
+                put_checksums(s, q, index, rings, at + CELL + more, header, pools)
         else:
             put_descriptor(words, at, header, 0, 0, 0, False, False, 0)
         for k in range(references):
@@ -189,7 +196,7 @@ def _segments_out(s, io, rings, words, q):
 
 
 @part
-def _records_in(s, io, rings, words, channels, q, producer, now_ns):
+def _records_in(s, io, rings, words, channels, pools, q, producer, now_ns):
     queue = io["queues"][q]
     ring_bytes = io["ring_bytes"]
     base = receive_base(q, ring_bytes)
@@ -218,7 +225,7 @@ def _records_in(s, io, rings, words, channels, q, producer, now_ns):
         cells = (skip + header + CELL - 1) // CELL
         queue["rx_consumer"] = (queue["rx_consumer"] + cells) & _MASK
         taken += 1
-        _segments_out(s, io, rings, words, q)
+        _segments_out(s, io, rings, words, pools, q)
         _events_out(s, io, channels, q)
     queue["records"] += taken
     return taken
@@ -254,7 +261,7 @@ def _refuse_connect(io, channels, q, socket):
 
 
 @part
-def _requests_in(s, io, rings, words, channels, q, now_ns):
+def _requests_in(s, io, rings, words, channels, pools, q, now_ns):
     queue = io["queues"][q]
     base = q * CHANNEL_WORDS
     producer = load_acquire(channels, base + REQUEST_PRODUCER)
@@ -292,7 +299,7 @@ def _requests_in(s, io, rings, words, channels, q, now_ns):
             on_request(s, q, row, now_ns)
         queue["request_consumer"] = (queue["request_consumer"] + 1) & _MASK
         taken += 1
-        _segments_out(s, io, rings, words, q)
+        _segments_out(s, io, rings, words, pools, q)
         _events_out(s, io, channels, q)
     if taken > 0:
         queue["requests"] += taken
@@ -302,7 +309,7 @@ def _requests_in(s, io, rings, words, channels, q, now_ns):
 
 
 @entry
-def burst(s, io, slots, doorbells, rings, words, channels, now_ns):
+def burst(s, io, slots, doorbells, rings, words, channels, pools, now_ns):
     """One pass at time `now_ns`; returns flags of `Work`.
 
     Parameters
@@ -310,6 +317,7 @@ def burst(s, io, slots, doorbells, rings, words, channels, now_ns):
     s, io: rows of TCP (`tables.STATE`) and of the service (`state.SERVICE`).
     slots, doorbells, channels: uint32: index slots, doorbell pages, all channels in a row.
     rings, words: header memory's rings as uint8 and as int64.
+    pools: uint8: all regions in a row, only looked at where the stack makes the checksums itself.
     """
     work = 0
     done = 0
@@ -323,21 +331,21 @@ def burst(s, io, slots, doorbells, rings, words, channels, now_ns):
                 on_transmitted(s, q, transmitted)
                 work |= _DEVICE_SEEN
                 done += 1
-        done += _segments_out(s, io, rings, words, q)
+        done += _segments_out(s, io, rings, words, pools, q)
         done += _events_out(s, io, channels, q)
         if queue["live"] != 0:
             producer = load_acquire(slots, q * _SLOT_WORDS + _RX_PRODUCER)
             if producer != queue["rx_consumer"]:
                 work |= _DEVICE_SEEN
-                done += _records_in(s, io, rings, words, channels, q, producer, now_ns)
+                done += _records_in(s, io, rings, words, channels, pools, q, producer, now_ns)
         if queue["attached"] != 0 and queue["fault"] == 0:
-            done += _requests_in(s, io, rings, words, channels, q, now_ns)
+            done += _requests_in(s, io, rings, words, channels, pools, q, now_ns)
     io["deadline"] = on_timers(s, now_ns)
     rung = False
     for q in range(_QUEUES):
         queue = io["queues"][q]
         on_output(s, q, now_ns)
-        done += _segments_out(s, io, rings, words, q)
+        done += _segments_out(s, io, rings, words, pools, q)
         done += _events_out(s, io, channels, q)
         if queue["live"] != 0:
             at = (1 + q) * PAGE_WORDS

@@ -5,8 +5,12 @@ LISTENING or the first SYN leaves (R15, R32): what the rule is for cannot race i
 """
 
 import logging
+import os
+
+from hdsnic import abi
 
 from ..driver import Card
+from ..errors import ServiceError
 from ..tcp import core, tables
 from ..tcp.states import LISTENER_FREE, LISTENER_PENDING
 from .state import PORTS, Range, port_range
@@ -19,10 +23,20 @@ _FIRST_EPHEMERAL = port_range(0)[0]
 
 class Rules:
     """The card's listener rules; the first `range_listeners` are kept for port ranges as long as
-    there are others. A rule is for every local address."""
+    there are others. A rule is for every local address.
 
-    def __init__(self, card: Card, s, io):
-        self._card, self._s, self._io = card, s, io
+    `scaling`: by way of receive-side scaling, in the context of the queue's number. An application
+    has one queue, so all of its indirection table leads there.
+    """
+
+    def __init__(self, card: Card, s, io, scaling: bool = False):
+        self._card, self._s, self._io, self._scaling = card, s, io, scaling
+        if scaling and card.parameters.rss_contexts < card.parameters.queues:
+            raise ServiceError(
+                f"the card has {card.parameters.rss_contexts} contexts of receive-side scaling for"
+                f" {card.parameters.queues} queues; start the stack without it"
+            )
+        self._scaled: set[int] = set()
         p = card.parameters
         # Taken from the end: single ports first use the rules that cannot match a range.
         self._free_single = list(range(p.listeners - 1, p.range_listeners - 1, -1))
@@ -40,6 +54,12 @@ class Rules:
         for queue in self._io["queues"]:
             if queue["range"] == Range.REFUSED:
                 queue["range"] = Range.NONE
+
+    def _steer(self, index: int, queue: int, first: int, last: int | None = None) -> None:
+        if self._scaling and queue not in self._scaled:
+            self._card.store_scaling(queue, os.urandom(abi.RSS_KEY_BYTES), [queue])
+            self._scaled.add(queue)
+        self._card.store_listener(index, queue, first, last, address=None, rss=self._scaling)
 
     def synchronise(self) -> None:
         """Make the card's rules those of TCP's listeners, and tell TCP which are in force."""
@@ -66,7 +86,7 @@ class Rules:
             _log.warning("no steering rule is left for port %d of queue %d", port, queue)
             return False
         index = free.pop()
-        self._card.store_listener(index, queue, port, address=None)
+        self._steer(index, queue, port)
         self._listeners[row] = index, queue, port
         return True
 
@@ -78,7 +98,7 @@ class Rules:
                 row["range"] = Range.REFUSED
                 return
             index = self._free_range.pop()
-            self._card.store_listener(index, queue, *port_range(queue), address=None)
+            self._steer(index, queue, *port_range(queue))
             self._card.fence()
             self._ranges[queue] = index
         row["range"] = Range.READY

@@ -71,6 +71,7 @@ TABLE = (
     ("ndp_in", "neighbour discovery for us", "none"),
     ("ndp_out", "neighbour discovery sent", "none"),
     ("bad_ndp", "neighbour discovery malformed, or answers never asked for", "an attack, if many"),
+    ("payload_read_bytes", "payload that the stack read to make checksums", "let the card do it"),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
 )
@@ -88,7 +89,7 @@ COUNTERS = len(TABLE)
     OLD_TIMESTAMP, NO_TIMESTAMP, KEEPALIVE_PROBES, CLOSED_DATA,
     COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
     ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT, NDP_IN, NDP_OUT, BAD_NDP,
-    CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
+    PAYLOAD_READ_BYTES, CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
 ) = range(COUNTERS)  # fmt: skip
 
 assert all(globals()[name.upper()] == at for at, name in enumerate(NAMES))

@@ -4,8 +4,9 @@ Run by `hdstack.cli.demo.peer` as `python -m hdstack.cli.demo.namespace`. It mak
 namespace (without root: inside a user namespace of its own), in it an interface with the peer's
 address whose other end is a file descriptor (a TAP, or a packet socket on a veth), sends that
 descriptor to its parent and gives up every capability (with `tools`: all but those over networks,
-which packet filters and scanners need; they hold in this namespace alone). Nothing has a name in the file system, so
-when this process ends, whatever ends it, namespace, interface and clients are gone.
+which packet filters and scanners need; they hold in this namespace alone). Nothing has a name in
+the file system, so when this process ends, whatever ends it, namespace, interface and clients are
+gone.
 
 Messages are JSON on a SOCK_SEQPACKET pair, descriptors beside them (SCM_RIGHTS):
 `{"op": "run", "argv": [...]}` + [stdin, stdout, stderr, status pipe] -> `{"ok": true, "pid": n}`,
