@@ -1,0 +1,255 @@
+"""What the tests of other peers share: a scene with a fresh kernel, programs, and tshark's verdict.
+
+HDSNIC_PEERS=long (`make test-peers`) runs the full sizes; without it short ones.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hdstack.cli.demo.peer import NoKernelPeer, open_peer
+from hdstack.cli.demo.report import judge_card
+from hdstack.cli.demo.scene import PEER_UID, Scene
+from hdstack.cli.demo.transfers import CurlDownload, SocketUpload, random_file
+
+LONG = os.environ.get("HDSNIC_PEERS") == "long"
+SIZE = 64 << 20 if LONG else 2 << 20
+"""Bytes of a transfer, each way."""
+PEER, STACK = "10.77.0.1", "10.77.0.2"
+STACK_MAC = "02:68:64:73:00:02"
+PORT_A, PORT_B = 8080, 8081
+"""A serves a file, B takes uploads."""
+
+PACKAGES = {
+    "nginx": "nginx-light", "wrk": "wrk", "iperf3": "iperf3", "nmap": "nmap", "hping3": "hping3",
+    "nft": "nftables", "curl": "curl", "tshark": "tshark",
+}  # fmt: skip
+
+
+def program(name: str) -> str:
+    """Path of a program, or skip with the package that has it."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"the program {name} is missing (apt install {PACKAGES[name]})")
+    return found
+
+
+class World:
+    """A kernel in a namespace, a card, a stack; applications on request.
+
+    Parameters
+    ----------
+    impair: what the wire does, as `hdsnic device --impair` takes it.
+    stack: further options of `hdsnic stack`.
+    tools: programs in the namespace may use raw sockets and packet filters.
+    """
+
+    def __init__(self, impair: str | None = None, stack=(), tools: bool = False):
+        self._cleanup = contextlib.ExitStack()
+        try:
+            uid = PEER_UID if os.geteuid() == 0 and not tools else None
+            self.kernel = self._cleanup.enter_context(open_peer(f"{PEER}/24", uid=uid, tools=tools))
+        except NoKernelPeer as error:
+            pytest.skip(f"no kernel peer can be had here: {error}")
+        with contextlib.ExitStack() as failed:
+            failed.callback(self.close)
+            self.scene = self._cleanup.enter_context(Scene())
+            self.capture = self.scene.file("card.pcapng", "device")
+            self.scene.start_device(self.kernel.link_fd, 64, self.capture, impair)
+            self.scene.start_stack(f"{STACK}/24", STACK_MAC, *stack)
+            failed.pop_all()
+
+    def close(self):
+        self._cleanup.close()
+
+    # -- applications and transfers ----------------------------------------------------------------
+
+    def serve(self, size: int = SIZE) -> None:
+        """A serves `size` random bytes as /random.bin, B takes uploads of them."""
+        path = self.scene.file("random.bin", "A")
+        self.data, self.digest = random_file(path, size)
+        self.scene.start_server("A", path.parent, PORT_A)
+        self.scene.start_server("B", self.scene.file("", "B"), PORT_B)
+
+    def download(self, seconds: float) -> CurlDownload:
+        program("curl")
+        url = f"http://{STACK}:{PORT_A}/random.bin"
+        return CurlDownload(self.kernel, url, len(self.data), self.digest, seconds)
+
+    def upload(self, seconds: float) -> SocketUpload:
+        return SocketUpload(self.kernel, (STACK, PORT_B), self.data, self.digest, seconds)
+
+    def transfer(self, seconds: float) -> None:
+        """Download and upload at once; both must arrive whole within `seconds`."""
+        transfers = [self.download(seconds), self.upload(seconds)]
+        for each in transfers:
+            each.start()
+        for each in transfers:
+            each.join(seconds + 30)
+            assert not each.is_alive()
+        assert [each.error for each in transfers] == [None, None]
+        for name in "AB":
+            assert self.scene.observe(name, "stats")["stats"]["copied_bytes"] == 0
+
+    def run(self, seconds: float, *argv) -> str:
+        """Run a program in the kernel's namespace to its end; what it printed. It must succeed."""
+        status, text = self.start(*argv).wait(seconds)
+        assert status == 0, f"{' '.join(map(str, argv))}: status {status}\n{text}"
+        return text
+
+    def start(self, *argv) -> "Running":
+        """Start a program in the kernel's namespace."""
+        return Running(self.kernel, list(map(str, argv)))
+
+    def filter(self, *rules: str) -> None:
+        """Packet filters of the kernel: rules of nft, each for both hooks of the host."""
+        nft = program("nft")
+        lines = ["add table inet hdsnic"]
+        for hook in ("input", "output"):
+            lines.append(f"add chain inet hdsnic {hook} {{ type filter hook {hook} priority 0; }}")
+            lines += [f"add rule inet hdsnic {hook} {rule}" for rule in rules]
+        for line in lines:
+            self.run(10, nft, line)
+
+    def filtered_packets(self) -> dict[str, int]:
+        """Packets that the rules of `filter` counted, by hook."""
+        text = self.run(10, program("nft"), "list table inet hdsnic")
+        found = re.findall(r"chain (\w+) \{.*?counter packets (\d+)", text, re.DOTALL)
+        return {hook: int(count) for hook, count in found}
+
+    # -- the verdict -------------------------------------------------------------------------------
+
+    def counters(self) -> tuple[dict, dict]:
+        """What device and stack count."""
+        device = self.scene.observe("device", "stats")["stats"]
+        return device, self.scene.observe("stack", "stats")
+
+    def judge(self, faults: tuple[str, ...] = ()) -> dict:
+        """All processes live, every frame is accounted for, no counter tells of a fault but for
+        drops named in `faults` ("rx ip_checksum"). Returns the counters of TCP."""
+        self.scene.check()
+        deadline = time.monotonic() + 20
+        while True:
+            device, stack = self.counters()
+            found = [
+                line for line in judge_card("card", device, stack["device"])
+                if not any(line.endswith(fault) for fault in faults)
+            ]  # fmt: skip
+            if not found or time.monotonic() > deadline:
+                break
+        assert found == []
+        return stack["tcp"]
+
+    def end(self) -> None:
+        """End the processes in order; each must go when it is asked. The capture is whole then."""
+        order = [name for name in self.scene.children if name not in ("stack", "device")]
+        for name in [*order, "stack", "device"]:
+            assert self.scene.end(name) in (0, 130), name
+
+
+class Running:
+    """A program in the namespace, with what it prints."""
+
+    def __init__(self, kernel, argv: list[str]):
+        self._argv = argv
+        reader, writer = os.pipe()
+        try:
+            self._process = kernel.run(["env", "TMPDIR=/tmp", *argv], writer, writer)
+        finally:
+            os.close(writer)
+        self._text: list[str] = []
+        self._reader = threading.Thread(target=self._read, args=(reader,), daemon=True)
+        self._reader.start()
+
+    def _read(self, fd):
+        with open(fd, errors="replace") as stream:
+            self._text.append(stream.read())
+
+    def wait(self, seconds: float) -> tuple[int, str]:
+        """(status, output). A program that runs longer is a failure of the test."""
+        try:
+            status = self._process.wait(seconds)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, 9)
+            self._reader.join(5)
+            pytest.fail(f"{' '.join(self._argv)} hangs; so far it said:\n{''.join(self._text)}")
+        self._reader.join(10)
+        return status, "".join(self._text)
+
+
+# -- tshark's expert -------------------------------------------------------------------------------
+
+NOTES = {
+    "open": "Connection establish (request|acknowledge) .*",
+    "finish": r"Connection finish \(FIN\)",
+    "reset": r"Connection reset \(RST\)",
+    "update": "TCP window update",
+    "full": "TCP window specified by the receiver is now completely full",
+    "zero window": "TCP Zero Window segment",
+    "probe": r"TCP (Zero Window Probe|zero window probe.*|Zero Window Probe Ack)|"
+    "ACK to a TCP (keep-alive|zero window).*",
+    "keep-alive": "TCP keep-alive segment|ACK to a TCP keep-alive segment",
+    "retransmission": r"This frame is a \(suspected\) (fast |spurious )?retransmission",
+    "duplicate ACK": r"Duplicate ACK \(#N\)",
+    "out of order": r"This frame is a \(suspected\) out-of-order segment",
+    "missing": r"Previous segment\(s\) not captured \(common at capture start\)",
+    "unseen": r"ACKed segment that wasn't captured \(common at capture start\)",
+    "D-SACK": "D-SACK Sequence",
+    "checksum": "Bad checksum .*",
+    "reused port": "A new tcp session is started with the same ports earlier in this trace",
+}
+"""Notes of tshark 4 by our names; numbers in them are written N."""
+
+
+def expert(capture: Path, only: str = "") -> Counter:
+    """Notes of tshark's expert analysis, numbers replaced by N; `only`: a display filter.
+
+    A TCP checksum of 0xFFFF is right where 0 is (see `captures`); its note is left out.
+    """
+    done = subprocess.run(
+        [program("tshark"), "-n", "-r", capture, "-d", "tcp.port==1-65535,data",
+         "-d", "udp.port==1-65535,data", "-o", "tcp.check_checksum:TRUE",
+         "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
+         "-Y", f"_ws.expert && ({only})" if only else "_ws.expert",
+         "-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", "-E", "aggregator=|",
+         "-e", "tcp.checksum", "-e", "_ws.expert.message"],
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: Counter = Counter()
+    for line in done.stdout.splitlines():
+        checksum, _, messages = line.partition("\t")
+        for message in messages.split("|"):
+            if checksum == "0xffff" and message.startswith("Bad checksum"):
+                continue
+            found[re.sub(r"0x[0-9a-f]+|\d+", "N", message)] += 1
+    return found
+
+
+def unexplained(capture: Path, only: str = "", **explained: int | None) -> dict[str, int]:
+    """Notes of a capture that are not in `explained` (name of `NOTES`, "_" for a blank -> most that
+    may be; None: any number), or are more than it allows."""
+    limits = {"open": None, "finish": None, "update": None}
+    limits |= {name.replace("_", " "): most for name, most in explained.items()}
+    seen = Counter()
+    left = {}
+    for message, count in expert(capture, only).items():
+        names = [name for name in limits if re.fullmatch(NOTES[name], message)]
+        if names:
+            seen[names[0]] += count
+        else:
+            left[message] = count
+    print(f"tshark's notes: {dict(seen)}, unexplained: {left}")
+    for name, count in seen.items():
+        if limits[name] is not None and count > limits[name]:
+            left[name] = count
+    return left
