@@ -6,8 +6,24 @@ from interop import LONG, SIZE, program, unexplained
 pytestmark = [pytest.mark.kernel_peer, pytest.mark.timeout(3600 if LONG else 600)]
 
 SECONDS = 1500.0 if LONG else 200.0
+AFTER_FIN = 4
+"""Segments with a window of zero: behind the peer's FIN nothing can come, so nothing is promised;
+two connections, an ACK and a FIN each."""
 SEGMENTS = 2 * SIZE // 1448
 """Of both transfers together, at least."""
+DAMAGED = ("ip_checksum", "ip_header", "tcp_header", "l4_checksum")
+"""Drops that a corrupted frame may end as."""
+DONE = {"lose": "lost", "duplicate": "duplicated", "corrupt": "corrupted", "reorder": "reordered"}
+
+
+def after_harm(harms: int, corrupted: int = 0) -> dict:
+    """Notes, and how many, that so many harmed frames explain."""
+    few = 4 * harms + 20
+    return {
+        "retransmission": few, "out_of_order": few, "missing": few, "unseen": few, "DSACK": few,
+        "keep_alive": few, "duplicate_ACK": 100 * few, "full": SEGMENTS // 10, "zero_window": AFTER_FIN,
+        "damaged": 2 * corrupted,
+    }  # fmt: skip
 
 
 def test_a_clean_path_needs_no_retransmission_and_no_window_shuts(world):
@@ -17,7 +33,7 @@ def test_a_clean_path_needs_no_retransmission_and_no_window_shuts(world):
     told = here.judge()
     assert told["retransmits"] == 0
     here.end()
-    assert unexplained(here.capture, full=SEGMENTS // 20) == {}
+    assert unexplained(here.capture, full=SEGMENTS // 20, zero_window=AFTER_FIN) == {}
 
 
 @pytest.mark.parametrize("loss", [0.001, 0.05], ids=["0.1 %", "5 %"])
@@ -33,11 +49,7 @@ def test_the_kernels_filter_loses_both_ways(world, loss):
     if loss * SEGMENTS > 20:
         assert lost["input"] > 0 and lost["output"] > 0 and told["retransmits"] > 0
     here.end()
-    most = 4 * sum(lost.values()) + 20
-    assert unexplained(
-        here.capture, retransmission=most, duplicate_ACK=100 * most, out_of_order=most,
-        missing=most, unseen=most, D_SACK=most, full=SEGMENTS // 20,
-    ) == {}  # fmt: skip
+    assert unexplained(here.capture, **after_harm(sum(lost.values()))) == {}
 
 
 @pytest.mark.parametrize(
@@ -56,10 +68,16 @@ def test_the_wire_does_harm_both_ways(world, impair):
     here = world(impair=impair)
     here.serve()
     here.transfer(SECONDS)
-    told = here.judge(
-        ("ip_checksum", "ip_header", "tcp_header", "l4_checksum") if "corrupt" in impair else ()
-    )
+    told = here.judge(DAMAGED if "corrupt" in impair else ())
     device, _ = here.counters()
-    harms = {name: count for name, count in device.items() if name.startswith("impair_")}
+    harms = {name[7:]: count for name, count in device.items() if name.startswith("impair_")}
     print(f"harms: {harms}, TCP: { {k: v for k, v in told.items() if v} }")
+    asked = [name for name in ("lose", "duplicate", "corrupt", "reorder") if name in impair]
+    assert [harms[DONE[name]] > 0 for name in asked] == [True] * len(asked)
+    assert sum(harms.values()) == sum(harms[DONE[name]] for name in asked)
     here.end()
+    if asked:
+        notes = after_harm(sum(harms.values()), harms["corrupted"])
+    else:
+        notes = {"full": SEGMENTS // 20, "zero_window": AFTER_FIN}
+    assert unexplained(here.capture, **notes) == {}
