@@ -176,7 +176,12 @@ class Running:
 
     def _read(self, fd):
         with open(fd, errors="replace") as stream:
-            self._text.append(stream.read())
+            for line in stream:
+                self._text.append(line)
+
+    def so_far(self) -> str:
+        """What it has printed."""
+        return "".join(self._text)
 
     def wait(self, seconds: float) -> tuple[int, str]:
         """(status, output). A program that runs longer is a failure of the test."""
@@ -186,9 +191,9 @@ class Running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, 9)
             self._reader.join(5)
-            pytest.fail(f"{' '.join(self._argv)} hangs; so far it said:\n{''.join(self._text)}")
+            pytest.fail(f"{' '.join(self._argv)} hangs; so far it said:\n{self.so_far()}")
         self._reader.join(10)
-        return status, "".join(self._text)
+        return status, self.so_far()
 
 
 # -- tshark's expert -------------------------------------------------------------------------------
@@ -250,10 +255,16 @@ def expert(capture: Path, only: str = "") -> Counter:
     return found
 
 
-def unexplained(capture: Path, only: str = "", **explained: int | None) -> dict[str, int]:
+def unexplained(
+    capture: Path, only: str = "", connections: int = 2, **explained: int | None
+) -> dict[str, int]:
     """Notes of a capture that are not in `explained` (name of `NOTES`, "_" for a blank -> most that
-    may be; None: any number), or are more than it allows."""
-    limits = {"open": None, "finish": None, "update": None}
+    may be; None: any number), or are more than it allows.
+
+    Always explained: opening and closing, window updates, and a window of zero in the ACK and the
+    FIN behind a peer's FIN, where nothing can come and so nothing is promised.
+    """
+    limits = {"open": None, "finish": None, "update": None, "zero window": 2 * connections}
     limits |= {name.replace("_", " "): most for name, most in explained.items()}
     seen = Counter()
     left = {}
