@@ -207,9 +207,10 @@ def run_forward(
     """Forward `port` to `target` until interrupted."""
     where = parse_target(target)
     try:
-        ipaddress.ip_address(where[0] if reverse else bind)
+        for text in (where[0], bind) if reverse else ():
+            ipaddress.ip_address(text)
     except ValueError as error:
-        raise CommandError(f"{error}; the card reaches addresses, not names") from None
+        raise CommandError(f"{error}; --reverse takes addresses, not names") from None
     listener = _listen(bind, port) if reverse else None
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each connection

