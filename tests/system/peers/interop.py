@@ -131,11 +131,15 @@ class World:
     def counters(self) -> tuple[dict, dict]:
         """What device and stack count. Hundreds of register reads: on a busy machine it may take
         the stack longer than an observer waits, so it is asked again."""
-        device = self.scene.observe("device", "stats")["stats"]
+        device = self.observe_device()
         for _ in range(5):
             with contextlib.suppress(ServiceError):
                 return device, self.scene.observe("stack", "stats")
         pytest.fail("the stack does not tell its counters")
+
+    def observe_device(self) -> dict:
+        """What the simulated card's harness counts."""
+        return self.scene.observe("device", "stats")["stats"]
 
     def judge(self, faults: tuple[str, ...] = ()) -> dict:
         """All processes live, every frame is accounted for, no counter tells of a fault but for
@@ -224,7 +228,9 @@ NOTES = {
     "unseen": r"ACKed segment that wasn't captured \(common at capture start\)",
     "DSACK": "D-SACK Sequence",
     "damaged": "a frame with a wrong checksum|Bogus .*|IPv4 total length exceeds.*|Malformed .*",
-    "reused port": "A new tcp session is started with the same ports earlier in this trace",
+    "forged": "A new tcp session is started with the same ports.*|Window scale shift exceeds N|"
+    "The (acknowledgment number|urgent pointer) field is nonzero while the ... flag is not set|"
+    "The non-SYN packet does contain a MSS option|TCP SYN-ACK accepting TFO data",
 }
 """Notes of tshark 4 by our names; numbers in them are written N."""
 
