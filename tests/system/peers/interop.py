@@ -230,7 +230,8 @@ NOTES = {
     "missing": r"Previous segment\(s\) not captured \(common at capture start\)",
     "unseen": r"ACKed segment that wasn't captured \(common at capture start\)",
     "DSACK": "D-SACK Sequence",
-    "damaged": "a frame with a wrong checksum|Bogus .*|IPv. (total|payload) length exceeds.*|Malformed .*",
+    "damaged": "a frame with a wrong checksum|Bogus .*|Malformed .*|"
+    "IPv. (total|payload) length exceeds.*",
     "forged": "A new tcp session is started with the same ports.*|Window scale shift exceeds N|"
     "The (acknowledgment number|urgent pointer) field is nonzero while the ... flag is not set|"
     r"The (non-)?SYN packet does (not )?contain a MSS option|TCP SYN-ACK accepting TFO data",
