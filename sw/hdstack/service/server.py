@@ -22,13 +22,14 @@ from ..errors import DeviceError, HdstackError, ServiceError
 from ..messages import ANSWER_BYTES, close_all, receive, send
 from ..native import compiled
 from ..net import duplicates
+from ..net.checksums import POOL_STRIDE
 from ..tcp import core, counters, tables
 from . import state
 from .applications import Application, Applications, credentials
 from .burst import burst
 from .bursts import bursts
 from .rules import Rules
-from .state import Work
+from .state import NO_POOLS, Work
 
 __all__ = ["Server", "listen"]
 
@@ -94,12 +95,15 @@ class Server:
     mac: six bytes. address, gateway: IPv4 in host byte order (0: no gateway). prefix: 0 to 32.
     interfaces: further addresses (`ipaddress` interfaces of either family).
     routes: (network, next hop) each, of `ipaddress`.
-    offload: the card cuts large sends into segments (TSO).
+    tso: the card cuts large sends into segments.
+    checksums: the card inserts them; else the stack makes them, reads payload for it, and cuts.
+    scaling: steer by way of the card's receive-side scaling.
     """
 
     def __init__(self, device: DeviceProcess, listener: socket.socket, mac: bytes, address: int,
                  prefix: int, gateway: int = 0, mtu: int = 1500, interfaces=(),
-                 routes=(), offload: bool = True):  # fmt: skip
+                 routes=(), tso: bool = True, checksums: bool = True,
+                 scaling: bool = False):  # fmt: skip
         self._device, self._listener = device, listener
         self._state_fd = memory.create("hdsnic-state", -(-tables.STATE_BYTES // 4096) * 4096)
         memory.add_seals(self._state_fd, memory.SIZE_SEALS)
@@ -118,16 +122,20 @@ class Server:
         header: HeaderMemory = device.header
         io["ring_bytes"] = header.layout.ring_bytes
         self._channels = memory.SlotMapping(len(io["queues"]), state.CHANNEL_BYTES)
+        self._pools = None
+        io["checksums"] = checksums
+        if not checksums:
+            self._pools = memory.SlotMapping(tables.REGIONS, POOL_STRIDE, writable=False)
         self._arguments = (
             s, io, header.slots, device.doorbells, header.rings, header.rings.view(np.int64),
-            self._channels.words,
+            self._channels.words, NO_POOLS if checksums else self._pools.bytes,
         )  # fmt: skip
         self.card = Card(device)
-        if offload:
+        if tso and checksums:
             s["control"]["tso_bytes"] = min(self.card.parameters.tso_bytes_max, tables.TSO_MOST)
-        self._rules = Rules(self.card, s, io)
+        self._rules = Rules(self.card, s, io, scaling)
         self._applications = Applications(
-            self.card, self._rules, s, io, self._channels, self._detaching
+            self.card, self._rules, s, io, self._channels, self._detaching, self._pools
         )
         self._clients: dict[int, _Client] = {}
         self._wakes: dict[int, Application] = {}

@@ -81,6 +81,7 @@ TABLE = (
         "another host uses an address of ours",
         "find it by its MAC address; give one of the two another address",
     ),
+    ("payload_read_bytes", "payload that the stack read to make checksums", "let the card do it"),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
     ("datagrams_in", "UDP datagrams received", "none"),
@@ -116,7 +117,7 @@ COUNTERS = len(TABLE)
     OLD_TIMESTAMP, NO_TIMESTAMP, KEEPALIVE_PROBES, CLOSED_DATA,
     COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
     ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT, NDP_IN, NDP_OUT, BAD_NDP,
-    ADDRESS_CONFLICTS, CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
+    ADDRESS_CONFLICTS, PAYLOAD_READ_BYTES, CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
     DATAGRAMS_IN, DATAGRAMS_OUT, FRAGMENTS_OUT, BAD_DATAGRAM, NO_SOCKET, DATAGRAMS_REFUSED,
     WHOLE_DATAGRAMS, NEIGHBOUR_FULL, NEIGHBOUR_SILENT,
 ) = range(COUNTERS)  # fmt: skip
