@@ -170,7 +170,7 @@ class Server:
         core.probe_addresses(self._s, time.monotonic_ns())
         rows = self._s["locals"][: int(self._s["control"]["locals"])]
         while not self._stopping and (rows["state"] == duplicates.TENTATIVE).any():
-            if not self._burst(time.monotonic_ns()) & Work.DONE:
+            if not self._burst():
                 self._sleep()
         for row in rows[rows["state"] == duplicates.TAKEN]:
             address = tables.join_address(int(row["high"]), int(row["address"]))
@@ -199,6 +199,11 @@ class Server:
             elif now - looked > _LOOK_NS:
                 looked = now
                 self._look(0)
+
+    def _burst(self) -> bool:
+        """One burst. True: the next one has something to do."""
+        work = burst(*self._arguments, time.monotonic_ns())
+        return self._answer_burst(work) or bool(work & Work.DONE)
 
     def _answer_burst(self, work: int) -> bool:
         """Do what a burst cannot do itself. True: the next one may have something to do by it."""
@@ -239,8 +244,7 @@ class Server:
         _ask_for_wakes(io, channels, 1)
         now = time.monotonic_ns()
         try:
-            work = burst(*self._arguments, now)
-            if self._answer_burst(work) or work & Work.DONE:
+            if self._burst():
                 return
             wait = min(int(io["deadline"]) - now, _SLEEP_NS)
             if self._applications.leaving or any(c.greeting for c in self._clients.values()):
