@@ -31,7 +31,7 @@ def loop():
     def run(version, busy_ns, idle_ns):
         return bursts(
             s, io, header.slots, pages, header.rings, header.rings.view(np.int64), channels,
-            version, busy_ns, idle_ns,
+            state.NO_POOLS, version, busy_ns, idle_ns,
         )  # fmt: skip
 
     run.s, run.io, run.channels = s, io, channels
