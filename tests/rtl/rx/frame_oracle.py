@@ -69,6 +69,8 @@ def _dropped_or_found(raw, error, setting, parameters):
         return rx.OVERSIZE, fields
     if len(raw) < 14:
         return rx.RUNT, fields
+    if not setting.receive:
+        return rx.DISABLED, fields
     if raw[:6] != OWN_MAC and not raw[0] & 1:
         return rx.MAC_FILTER, fields
     at, tags = 12, 0

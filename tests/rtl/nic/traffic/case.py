@@ -17,7 +17,7 @@ from rtl.nic.traffic.departures import Departures
 from rtl.nic.traffic.errors import Errors
 from rtl.nic.traffic.history import NEVER, History
 from rtl.nic.traffic.memory import CYCLE_NS, AwkwardRam, now
-from rtl.nic.traffic.posts import Posts, Ring
+from rtl.nic.traffic.posts import Posts
 from setting import Setting
 
 from hdsnic import abi
@@ -25,6 +25,7 @@ from hdsnic.abi import CompletionKind, PostOutcome, RxOutcome, TxOutcome
 from hdsnic.parameters import Parameters
 
 SLOTS = 16 * abi.INDEX_SLOT_BYTES
+QUIET_CYCLES = 600
 WAIT_CYCLES = 60_000
 """The longest that anything may take."""
 
@@ -293,18 +294,25 @@ class Case:
         """Everything drains, the counters add up, and the card is quiet."""
         await self.until(lambda: self.host.wire_in.idle(), "all frames on the wire")
         await self.until(lambda: not self.commands.waiting, "all completions of commands")
+        await self.quiet()
         await self.until(self._frames_counted, "every frame counted", every=200)
-        stopped = [q for q in self.queues if await self._stopped(q)]
+        stopped = [q for q in self.queues if await self.stopped(q)]
         await self.until(lambda: not self.departures.busy(stopped), "all descriptors done")
         await self.until(self._posts_counted, "every post counted", every=200)
-        quiet = now() + 300
-        await self.until(
-            lambda: max(self.header.last_access, self.payload.last_access, quiet - 300) < now() - 300,
-            "a card that is quiet",
-        )
+        await self.quiet()
         await self.settle()
 
-    async def _stopped(self, queue):
+    async def quiet(self):
+        """The ports are at rest, for longer than any memory takes."""
+        since = now()
+
+        def at_rest():
+            last = max(self.header.last_access, self.payload.last_access, since)
+            return now() > last + QUIET_CYCLES
+
+        await self.until(at_rest, "a card that is quiet")
+
+    async def stopped(self, queue):
         register = abi.CONTROL.QUEUE_SWITCH
         return register.unpack(await self.host.read(register, queue))["stopped"]
 
@@ -373,6 +381,25 @@ class Case:
             for region in {span.state for span in history.spans if span.state}:
                 self._settle_writes(region)
 
+    def summary(self):
+        """What the case was made of, in a line."""
+        seen = {}
+        for arrival in (*self.arrivals.frames, *self.arrivals.places.values()):
+            for _, outcome in self.arrivals.outcomes(arrival):
+                seen[outcome.name] = seen.get(outcome.name, 0) + 1
+        posts = {}
+        for cell in self.posts.cells:
+            for outcome in self.posts.allowed(cell):
+                posts[outcome.name] = posts.get(outcome.name, 0) + 1
+        sent = {}
+        for departure in self.departures.all:
+            for outcome in self.departures.allowed(departure):
+                sent[outcome.name] = sent.get(outcome.name, 0) + 1
+        return (
+            f"seed {self.seed}: {now()} cycles; frames {seen}; posts {posts}; descriptors {sent};"
+            f" {len(self.settings.spans)} settings, {self.errors.struck} bus errors"
+        )
+
     def _settle_writes(self, region):
         """Writes that no record names: only where a record was voided, and payload all the same."""
         hurt = self.errors.any and any(
@@ -384,11 +411,3 @@ class Case:
                 assert any(data in a.data for a in self.arrivals.frames) or any(
                     data in a.data for a in self.arrivals.places.values()
                 ), f"element {element} of region {region.number}, byte {offset}: bytes of no frame"
-
-
-def new_ring(case, queue, region, offset):
-    """A post ring that was just stored."""
-    ring = Ring(queue, region, offset, now())
-    case.posts.rings[queue] = ring
-    case.posts.all_rings.append(ring)
-    return ring

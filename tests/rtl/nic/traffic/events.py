@@ -38,7 +38,8 @@ def draw_frame(rng, serial, large):
         data = OWN_MAC + rng.randbytes(9_020)  # too long
     elif kind < 0.55:  # a good segment, for certain
         size = rng.choice((1, 64, 255, 256, 700, 1448, *large))
-        segment = TCP(sport=rng.randrange(40000, 40012), dport=rng.choice((80, 81, 83)), seq=serial)
+        ports = {"sport": rng.randrange(40000, 40012), "dport": rng.choice((80, 81, 83))}
+        segment = TCP(**ports, seq=serial, flags=rng.choice(("A", "PA", "FA")))
         ip = IP(src="10.77.0.1", dst=OWN_IPV4, id=serial)
         data = bytes(Ether(**ETHER) / ip / segment / Raw(rng.randbytes(size))).ljust(60, b"\0")
     else:
@@ -350,7 +351,8 @@ async def traffic(case):
     await case.until(lambda: case.host.wire_in.idle(), "all frames on the wire")
     await heal(case)
     for queue in case.queues:
-        stopped = await case._stopped(queue)
+        stopped = await case.stopped(queue)
         if stopped:
             await reset_queue(case, rng, queue)
     await case.finish()
+    case.dut._log.info(case.summary())

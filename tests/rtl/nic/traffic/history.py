@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 NEVER = 1 << 60
 
 
-@dataclass
+@dataclass(eq=False)
 class Span:
     """A state: in force at the earliest from `asked`, surely from `sure`; surely until `unasked`,
     at the latest until `gone`."""
@@ -79,8 +79,8 @@ class Region:
     nic_write: int = 1
     nic_read: int = 1
     stock_at: int = 0
-    stock: bytes = b""
-    writes: dict = field(default_factory=dict)  # element -> [(time, offset, data)] of no record yet
+    stock: bytes = field(default=b"", repr=False)
+    writes: dict = field(default_factory=dict, repr=False)  # element -> [(time, offset, data)] of no record yet
 
     @property
     def bytes(self):

@@ -56,6 +56,11 @@ class Posts:
         self.free = {}  # Region -> elements that the application may post
         self.maybe_bad_doorbells = {}  # queue -> doorbells that may have met a ring out of use
 
+    def ring_begins(self, ring):
+        """A post ring is in use."""
+        self.rings[ring.queue] = ring
+        self.all_rings.append(ring)
+
     # -- what applications do --
 
     async def post(self, queue, wanted):
@@ -220,6 +225,14 @@ class Posts:
             out = out - {PostOutcome.ACCEPTED}
         return out
 
+    def describe(self, cell):
+        """A cell in words."""
+        return (
+            f"the post at {cell.index} of queue {cell.ring.queue} (element {cell.element} of region"
+            f" {cell.region}, generation {cell.generation}; rung in cycle {cell.rung}, read by"
+            f" {cell.processed}, used in {cell.used}, told {cell.told}; its ring: {cell.ring})"
+        )
+
     def _given_up(self, cell, later):
         """Whether `cell` was certainly flushed before `later` was posted."""
         return cell.ring.gone <= later.rung
@@ -252,7 +265,7 @@ class Posts:
             for ring in (r for r in self.all_rings if r.queue == queue):
                 whole = not self._may_be_refused(ring) and ring.unasked == NEVER
                 for cell in (c for c in self.cells if c.ring is ring):
-                    item = self.allowed(cell), f"the post at {cell.index} of queue {queue}"
+                    item = self.allowed(cell), self.describe(cell)
                     read = whole or cell.processed != NEVER or cell.used != NEVER
                     (certain if read or cell.told is not None else possible).append(item)
                 if self._may_be_refused(ring):

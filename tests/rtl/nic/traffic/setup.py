@@ -5,9 +5,9 @@ from dataclasses import replace
 from frame_oracle import packed
 from random_frames import PORTS, SOURCES
 from rtl.nic.host import COMMAND_RING, HEADER_BYTES, RING_BYTES
-from rtl.nic.traffic.case import new_ring
 from rtl.nic.traffic.history import History, Region
 from rtl.nic.traffic.memory import now
+from rtl.nic.traffic.posts import Ring
 from setting import OWN_IPV4, OWN_IPV6, OWN_MAC, Exact, Listener, Setting
 from toeplitz import toeplitz
 
@@ -84,8 +84,9 @@ async def store_ring(case, queue, region, page):
     offset = RINGS_AT + page * 4096
     word = _M.POST_RING.pack(offset=offset // 4096, region=region.number, log2_pages=0)
     assert await case.host.write(_M.POST_RING, word, queue, _PAGE)
-    new_ring(case, queue, region, offset)
+    begun = now()
     await _owner(case, queue, posts=1)
+    case.posts.ring_begins(Ring(queue, region, offset, begun))
 
 
 async def _owner(case, queue, posts):
