@@ -104,6 +104,7 @@ class Case:
             if (await holds) if hasattr(holds, "__await__") else holds:
                 return
             if now() > end:
+                what = what() if callable(what) else what
                 raise AssertionError(f"{what} did not come true within {cycles} cycles")
             await ClockCycles(self.dut.clk, every)
 
@@ -297,7 +298,11 @@ class Case:
         await self.quiet()
         await self.until(self._frames_counted, "every frame counted", every=200)
         stopped = [q for q in self.queues if await self.stopped(q)]
-        await self.until(lambda: not self.departures.busy(stopped), "all descriptors done")
+        departures = self.departures
+        await self.until(
+            lambda: not departures.busy(stopped),
+            lambda: f"the end of {departures.describe(departures.busy(stopped))}",
+        )
         await self.until(self._posts_counted, "every post counted", every=200)
         await self.quiet()
         await self.settle()

@@ -250,15 +250,15 @@ class Departures:
         )
 
     def busy(self, stopped):
-        """Whether something is still to leave; `stopped`: queues that have stopped."""
+        """A descriptor that is still to be done, or None; `stopped`: queues that have stopped."""
         for departure in self.all:
             ring, frames = departure.ring, len(departure.sent.frames)
             if departure.consumed != NEVER:
                 if departure.left < frames and self.allowed(departure) == {TxOutcome.SENT}:
-                    return True
+                    return departure
             elif ring.closed == NEVER and ring.queue not in stopped:
-                return True
-        return False
+                return departure
+        return None
 
     def settle(self, counters, all_told):
         """All descriptors against the counters: by queue, outcome -> number.

@@ -132,7 +132,6 @@ async def queue_on(case, queue, rng, log2_bytes):
     host.rx_consumer[queue] = host.completion_consumer[queue] = 0
     case.consumers[queue] = case.completion_consumers[queue] = 0
     case.arrivals.ring_begins(queue)
-    case.departures.ring_begins(queue)
     if queue in case.queues:
         case.queues[queue].begin(True, now())
     else:
@@ -140,6 +139,7 @@ async def queue_on(case, queue, rng, log2_bytes):
         case.queues[queue].begin(True, now())
     await host.switch_queue(queue, 1)
     case.queues[queue].done(now())
+    case.departures.ring_begins(queue)  # a doorbell before that is ignored
     case.errors.healed(queue)
 
 
