@@ -21,7 +21,8 @@ FENCE_CYCLES = 1_000
 """From a frame's completion to its index in memory, and more."""
 PORT = abi.rx_port_row
 RECORD_FIELDS = (
-    "reason", "header_length", "payload_length", "tag", "hash", "checksum_good", "vlan_tags", "ipv6",
+    "reason", "header_length", "payload_length", "tag", "hash", "checksum_good", "vlan_tags",
+    "ipv6",
 )  # fmt: skip
 
 
@@ -134,7 +135,9 @@ class Arrivals:
         buffers = [{**fields, "length": first}, *chain]
         for k, buffer in enumerate(buffers):
             region = case.region(buffer["region"])
-            assert region, f"a record of queue {queue} names region {buffer['region']}, which is none"
+            assert region, (
+                f"a record of queue {queue} names region {buffer['region']}, which is none"
+            )
             full = buffer["length"] == region.element_bytes
             assert full or k == len(buffers) - 1, "a buffer before the last of a chain is not full"
             case.posts.use(queue, region, buffer["element"])
@@ -207,7 +210,7 @@ class Arrivals:
         """Why a frame for `queue` may have no record."""
         case, rx, out = self.case, RxOutcome, set()
         span = arrival.start, arrival.left
-        on = [state for state in case.queues[queue].possible(*span)]
+        on = case.queues[queue].possible(*span)
         if False in on:
             out.add((queue, rx.DISABLED))
         if True not in on:
@@ -237,7 +240,10 @@ class Arrivals:
         history = self.case.queues[queue]
         ring_cells = self.case.host.ring_bytes.get(queue, RING_BYTES) // abi.CELL_BYTES
         needed = abi.record_cells(header, self.case.parameters.chain_max + 1)
-        if len([s for s in history.spans if s.state and s.possible(arrival.start, arrival.left)]) != 1:
+        if (
+            len([s for s in history.spans if s.state and s.possible(arrival.start, arrival.left)])
+            != 1
+        ):
             return True
         if self.case.errors.touched(queue, arrival.start, arrival.left):
             return True

@@ -1,4 +1,4 @@
-"""The command ring: each command completes once, in its order, with the status that it must have."""
+"""The command ring: each command completes once, in its order, with the status that is due."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""Descriptors, good and bad: what must leave on the wire, in which order, or be refused (R17 to R19).
+"""Descriptors, good and bad: what must leave on the wire, in order, or be refused (R17 to R19).
 
 scapy makes every frame (`rtl.tx.transmit_frames`).
 """
@@ -79,9 +79,7 @@ class Departures:
         data = sent.encode() if not overrun else sent.encode()[:_CELL]
         for k in range(written):
             at = (ring.producer + k) * _CELL % size
-            case.host.header.write(
-                case.host.tx_ring(queue) + at, data[k * _CELL : (k + 1) * _CELL]
-            )
+            case.host.header.write(case.host.tx_ring(queue) + at, data[k * _CELL : (k + 1) * _CELL])
         departure = Departure(ring, ring.producer, ring.producer + written, sent, fixed, now())
         self.all.append(departure)
         for number, frame in enumerate(sent.frames):
@@ -91,7 +89,9 @@ class Departures:
         page = abi.stack_doorbell_page(queue)
         bell = abi.STACK_DOORBELL.TX_PRODUCER
         if rng.random() < 0.05:  # beyond the ring: ignored
-            await case.host.doorbell(page, bell, ring.producer + size // _CELL + rng.getrandbits(20))
+            await case.host.doorbell(
+                page, bell, ring.producer + size // _CELL + rng.getrandbits(20)
+            )
         await case.host.doorbell(page, bell, ring.producer)
 
     def _draw(self, queue, rng):

@@ -1,4 +1,4 @@
-"""The processes of a case: frames in, descriptors out, posts, returns, and changes in mid-traffic."""
+"""Processes of a case: frames in, descriptors out, posts, returns, changes in mid-traffic."""
 
 from dataclasses import replace
 
@@ -27,7 +27,9 @@ def draw_frame(rng, serial, large):
     if kind < 0.03:
         data = rng.randbytes(rng.choice((1, 5, 13)))
     elif kind < 0.06:
-        data = bytes(Ether(**ETHER) / ARP(pdst=OWN_IPV4)).ljust(56, b"\0") + serial.to_bytes(4, "big")
+        data = bytes(Ether(**ETHER) / ARP(pdst=OWN_IPV4)).ljust(56, b"\0") + serial.to_bytes(
+            4, "big"
+        )
     elif kind < 0.09:
         inner = IP(src="10.1.1.1", id=serial) / TCP() / Raw(rng.randbytes(40))
         outer = IP(src="10.77.0.1", dst=OWN_IPV4, id=serial)
@@ -355,4 +357,28 @@ async def traffic(case):
         if stopped:
             await reset_queue(case, rng, queue)
     await case.finish()
+    await drain(case)
     case.dut._log.info(case.summary())
+
+
+async def drain(case):
+    """What is still posted is still there: every buffer takes one more frame, and then there is
+    none (I4)."""
+    arrivals = case.arrivals
+    for queue, held in case.posts.held.items():
+        first = len(arrivals.frames)
+        for k in range(held + 1):
+            ip = IP(src="10.77.0.1", dst=OWN_IPV4, id=first + k)
+            segment = TCP(dport=setup.DRAIN_PORT + queue, seq=first + k, flags="PA")
+            await case.send(bytes(Ether(**ETHER) / ip / segment / b"!").ljust(60, b"\0"), False)
+            if k % 12 == 11 or k == held:
+                sent = arrivals.frames[first : first + min(k + 1, held)]
+                await case.until(
+                    lambda sent=sent: all(a.seen != NEVER for a in sent),
+                    f"queue {queue} holds {held} posts; a record for each of so many frames",
+                )
+                await give_back(case, queue, None)
+        await case.quiet()
+        late = arrivals.frames[first + held].seen == NEVER
+        assert late, f"queue {queue} holds {held} posts, but took more frames"
+    await case.finish()

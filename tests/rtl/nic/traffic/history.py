@@ -80,7 +80,9 @@ class Region:
     nic_read: int = 1
     stock_at: int = 0
     stock: bytes = field(default=b"", repr=False)
-    writes: dict = field(default_factory=dict, repr=False)  # element -> [(time, offset, data)] of no record yet
+    writes: dict = field(
+        default_factory=dict, repr=False
+    )  # element -> [(time, offset, data)] of no record yet
 
     @property
     def bytes(self):

@@ -1,4 +1,4 @@
-"""Do counters tell of the things that were seen? Where timing leaves a choice, some choice must fit."""
+"""Do counters tell what was seen? Where timing leaves a choice, some choice must fit."""
 
 
 def assigned(items, counts):

@@ -1,4 +1,4 @@
-"""Applications' side: buffers posted well and badly, and what must become of each cell (I4, R23)."""
+"""Applications' side: buffers posted well and badly, what must become of each cell (I4, R23)."""
 
 from dataclasses import dataclass
 
@@ -54,6 +54,7 @@ class Posts:
         self.all_rings, self.cells = [], []
         self.by_buffer = {}  # buffer -> cells that name it
         self.free = {}  # Region -> elements that the application may post
+        self.held = {}  # queue -> posts that the card still holds, as of `settle`
         self.maybe_bad_doorbells = {}  # queue -> doorbells that may have met a ring out of use
 
     def ring_begins(self, ring):
@@ -115,7 +116,9 @@ class Posts:
             beyond = rng.choice((region.postable, region.elements - 1, 0xFFFFFF, 4096))
             await self.post(queue, [(region.number, region.generation, beyond)])
         elif kind == 3:
-            await self.post(queue, [(region.number, region.generation ^ rng.randrange(1, 4), element)])
+            await self.post(
+                queue, [(region.number, region.generation ^ rng.randrange(1, 4), element)]
+            )
         elif kind == 4:
             await self.post(queue, [(rng.choice((14, 15, 16, 200, 255)), 1, element)])
         elif kind == 5:  # beyond the ring: at least all of it is not there
@@ -123,7 +126,9 @@ class Posts:
         elif kind == 6 and ring.producer:  # backwards: far enough to be behind what was read
             await self.ring_doorbell(queue, (ring.producer - rng.randrange(1, 1 << 20)) % (1 << 32))
         else:
-            cells = [(rng.randrange(256), rng.randrange(256), rng.getrandbits(24)) for _ in range(5)]
+            cells = [
+                (rng.randrange(256), rng.randrange(256), rng.getrandbits(24)) for _ in range(5)
+            ]
             await self.post(queue, cells)
 
     # -- what the card says --
@@ -311,4 +316,4 @@ class Posts:
         assert used + flushed <= accepted, (
             f"queue {queue}: {accepted} posts accepted, but {used} used and {flushed} flushed"
         )
-        self.held = getattr(self, "held", {}) | {queue: accepted - used - flushed}
+        self.held[queue] = accepted - used - flushed

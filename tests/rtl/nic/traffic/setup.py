@@ -1,10 +1,10 @@
-"""What a case begins with, drawn from its seed: regions, queues, rings, rules; and their changes."""
+"""What a case begins with, by its seed: regions, queues, rings, rules; and how they change."""
 
 from dataclasses import replace
 
 from frame_oracle import packed
 from random_frames import PORTS, SOURCES
-from rtl.nic.host import COMMAND_RING, HEADER_BYTES, RING_BYTES
+from rtl.nic.host import HEADER_BYTES
 from rtl.nic.traffic.history import History, Region
 from rtl.nic.traffic.memory import now
 from rtl.nic.traffic.posts import Ring
@@ -17,6 +17,8 @@ from hdsnic.abi import CommandKind
 REGION_BYTES = 0x10000
 STOCK_AT, STOCK_BYTES = 0x8000, 0x5000
 RINGS_AT = 0xE000
+DRAIN_PORT = 900
+"""Port of queue 0's rule that nothing changes; that of queue q is so much higher."""
 REMOTE = {4: packed("10.77.0.1"), 6: packed("fd00:77::1")}
 LOCAL = {4: packed(OWN_IPV4), 6: packed(OWN_IPV6)}
 _C, _M, _PAGE = abi.CONTROL, abi.MANAGEMENT, abi.MANAGEMENT_PAGE
@@ -245,7 +247,9 @@ async def set_up(case):
     rss = await _store_rss(case, rng, [1, 2, 3]) if rng.random() < 0.35 else {}
     # The first rules of all split TCP to each application, so that no case is without.
     listeners = [
-        Listener(10, 80, 1), Listener(11, 81, 2), Listener(12, 83, 3), Listener(13, 80, 1, udp=True),
+        Listener(10, 80, 1), Listener(11, 81, 2), Listener(12, 83, 3),
+        Listener(13, 80, 1, udp=True),
+        *(Listener(20 + queue, DRAIN_PORT + queue, queue) for queue in (1, 2, 3)),
         *(draw_listener(rng, index) for index in rng.sample(range(8), 2)),
     ]  # fmt: skip
     if rss:
@@ -267,6 +271,3 @@ async def set_up(case):
     await host.write(_C.MAC_LO, int.from_bytes(OWN_MAC[:4], "little"))
     await host.write(_C.MAC_HI, int.from_bytes(OWN_MAC[4:], "little"))
     await store_switches(case, case.settings.state)
-
-
-assert RING_BYTES == 1 << 14
