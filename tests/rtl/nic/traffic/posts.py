@@ -150,9 +150,9 @@ class Posts:
         """The cell by which the card may hold a buffer for `queue`, or None."""
         owned = self.by_buffer.get((region.number, region.generation, element), ())
         for cell in owned:
-            if cell.ring.queue == queue and cell.used == NEVER and cell.told is None:
-                if PostOutcome.ACCEPTED in self.verdicts(cell) and cell.ring.gone == NEVER:
-                    return cell
+            held = cell.ring.queue == queue and cell.ring.gone == NEVER and cell.used == NEVER
+            if held and cell.told is None and PostOutcome.ACCEPTED in self.verdicts(cell):
+                return cell
         return None
 
     def use(self, queue, region, element):
@@ -170,10 +170,11 @@ class Posts:
         """A POST_FAULT completion."""
         for cell in reversed(self.cells):
             ring = cell.ring
-            if ring.queue == queue and cell.index == index and cell.told is None:
-                if outcome in self.allowed(cell) and cell.used == NEVER:
-                    cell.told = outcome
-                    return
+            named = ring.queue == queue and cell.index == index
+            open_still = cell.told is None and cell.used == NEVER
+            if named and open_still and outcome in self.allowed(cell):
+                cell.told = outcome
+                return
         ended = [r for r in self.all_rings if r.queue == queue and self._may_be_refused(r)]
         assert ended and outcome in (PostOutcome.BAD_REGION, PostOutcome.BAD_OWNER), (
             f"queue {queue} is told that post {index} was {outcome!r}, which fits no post"
