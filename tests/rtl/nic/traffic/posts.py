@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from rtl.nic.traffic.history import NEVER, Region
-from rtl.nic.traffic.matching import explain
+from rtl.nic.traffic.matching import explain, named
 from rtl.nic.traffic.memory import now
 
 from hdsnic import abi
@@ -169,18 +169,40 @@ class Posts:
     def told(self, queue, index, outcome):
         """A POST_FAULT completion."""
         for cell in reversed(self.cells):
-            ring = cell.ring
-            named = ring.queue == queue and cell.index == index
-            open_still = cell.told is None and cell.used == NEVER
-            if named and open_still and outcome in self.allowed(cell):
+            if (cell.ring.queue, cell.index) != (queue, index) or cell.told is not None:
+                continue
+            twin = self._twin(cell) if cell.used != NEVER else None
+            if twin:  # of two posts of a buffer it was the other one that a record used
+                twin.used, cell.used = cell.used, NEVER
+            if cell.used == NEVER and outcome in self.allowed(cell):
                 cell.told = outcome
                 return
         ended = [r for r in self.all_rings if r.queue == queue and self._may_be_refused(r)]
         assert ended and outcome in (PostOutcome.BAD_REGION, PostOutcome.BAD_OWNER), (
-            f"queue {queue} is told that post {index} was {outcome!r}, which fits no post"
+            f"queue {queue} is told that post {index} was {outcome!r}, which fits none of "
+            + "; ".join(
+                f"{self.describe(c)} ({named(self.allowed(c))})"
+                for c in self.cells
+                if (c.ring.queue, c.index) == (queue, index)
+            )
         )
 
+    def _twin(self, cell):
+        """Another post that may have been the one by which `cell` was used, or None."""
+        for other in self.by_buffer[cell.buffer]:
+            same = other is not cell and other.ring.queue == cell.ring.queue
+            if same and other.used == NEVER and other.told is None and other.rung <= cell.used:
+                return other
+        return None
+
     # -- what must be --
+
+    def alone(self, cell):
+        """Whether no other post of the same buffer may have met this one."""
+        return not any(
+            c is not cell and c.rung <= cell.used and c.used >= cell.rung
+            for c in self.by_buffer[cell.buffer]
+        )
 
     def verdicts(self, cell):
         """Outcomes of a cell by itself, for each row that its region may have had."""
@@ -254,6 +276,7 @@ class Posts:
             and c.ring.unasked > until
             and self.verdicts(c) == {PostOutcome.ACCEPTED}
             and self.case.surely_live(c.region, c.generation, c.rung, until)
+            and self.alone(c)
             and self.allowed(c) == {PostOutcome.ACCEPTED}
         ]
 
