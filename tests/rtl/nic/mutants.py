@@ -20,15 +20,16 @@ TESTS = Path(__file__).resolve().parents[2]
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
 BUS_BYTES = 8
-_SWITCH = '''
+_SWITCHES = '''
 
-def _mutant(m, name):
-    """1 if the simulation was started with that mutant."""
-    from amaranth.hdl import Signal
+def _mutable():
+    """A module with the switch of each mutant of this file: 1 if the simulation began with it."""
+    from amaranth.hdl import Module, Signal
 
-    switch = Signal(name=f"mutant_{name}", reset_less=True)
-    m.d.sync += switch.eq(switch)
-    return switch
+    m = Module()
+    m._mutants = {name: Signal(name=f"mutant_{name}", reset_less=True) for name in _MUTANTS}
+    m.d.sync += [switch.eq(switch) for switch in m._mutants.values()]
+    return m
 '''
 
 
@@ -123,17 +124,21 @@ class _Loader(importlib.machinery.SourceFileLoader):
     """Puts all mutants of a module into its source as it is imported."""
 
     def get_code(self, fullname):
-        text = Path(self.path).read_text()
-        for mutant in MUTANTS:
-            if fullname == f"hdsnic.{mutant.module}":
-                if text.count(mutant.old) != 1:
-                    raise SystemExit(
-                        f"mutant {mutant.name}: {mutant.old!r} is {text.count(mutant.old)} times"
-                        f" in {self.path}; it must be there once"
-                    )
-                switch = f'_mutant(m, "{mutant.name}")'
-                text = text.replace(mutant.old, mutant.new.replace("MUTANT", switch))
-        return compile(text + _SWITCH, self.path, "exec", dont_inherit=True)
+        text = Path(self.path).read_text().replace("m = Module()", "m = _mutable()")
+        here = [mutant for mutant in MUTANTS if fullname == f"hdsnic.{mutant.module}"]
+        for mutant in here:
+            if text.count(mutant.old) != 1:
+                raise SystemExit(
+                    f"mutant {mutant.name}: {mutant.old!r} is {text.count(mutant.old)} times in"
+                    f" {self.path}; it must be there once"
+                )
+            text = text.replace(
+                mutant.old, mutant.new.replace("MUTANT", f"m._mutants[{mutant.name!r}]")
+            )
+        names = [mutant.name for mutant in here]
+        return compile(
+            text + f"{_SWITCHES}\n_MUTANTS = {names}\n", self.path, "exec", dont_inherit=True
+        )
 
 
 class _Finder(importlib.abc.MetaPathFinder):
