@@ -25,7 +25,7 @@ from hdsnic.abi import CompletionKind, PostOutcome, RxOutcome, TxOutcome
 from hdsnic.parameters import Parameters
 
 SLOTS = 16 * abi.INDEX_SLOT_BYTES
-QUIET_CYCLES = 600
+REST_CYCLES = 200
 WAIT_CYCLES = 60_000
 """The longest that anything may take."""
 
@@ -43,7 +43,6 @@ class Case:
         self.departures, self.commands = Departures(self), Commands(self)
         self.consumers, self.completion_consumers = {}, {}  # queue -> index handed back
         self.header_bytes = HEADER_BYTES
-        self.completion_lost = False
 
     def random(self, name):
         """A generator of its own for each part, so that one draw moves no other."""
@@ -57,10 +56,10 @@ class Case:
         self.host = host = await Host.start(dut, baseline=False)
         self.parameters = Parameters(bus_bytes=host.bus_bytes)
         rng = self.random("memory")
-        slow = rng.choice((0, 0, 40, 300))
+        self.slow = rng.choice((0, 0, 40, 300))  # most cycles of an answer
 
         def latency():
-            return rng.randrange(slow + 1) if slow else 0
+            return rng.randrange(self.slow + 1)
 
         self.header = AwkwardRam(
             host.header, latency=latency, at_once=lambda address: address < SLOTS,
@@ -292,20 +291,16 @@ class Case:
     # -- the end ---------------------------------------------------------------------------------
 
     async def finish(self):
-        """Everything drains, the counters add up, and the card is quiet."""
+        """What is under way ends, and the ports come to rest. Then `settle`."""
         await self.until(lambda: self.host.wire_in.idle(), "all frames on the wire")
         await self.until(lambda: not self.commands.waiting, "all completions of commands")
-        await self.quiet()
-        await self.until(self._frames_counted, "every frame counted", every=200)
         stopped = [q for q in self.queues if await self.stopped(q)]
         departures = self.departures
         await self.until(
             lambda: not departures.busy(stopped),
             lambda: f"the end of {departures.describe(departures.busy(stopped))}",
         )
-        await self.until(self._posts_counted, "every post counted", every=200)
         await self.quiet()
-        await self.settle()
 
     async def quiet(self):
         """The ports are at rest, for longer than any memory takes."""
@@ -313,71 +308,45 @@ class Case:
 
         def at_rest():
             last = max(self.header.last_access, self.payload.last_access, since)
-            return now() > last + QUIET_CYCLES
+            return now() > last + self.slow + REST_CYCLES
 
         await self.until(at_rest, "a card that is quiet")
 
     async def stopped(self, queue):
+        """Whether the queue's transmission has stopped."""
         register = abi.CONTROL.QUEUE_SWITCH
         return register.unpack(await self.host.read(register, queue))["stopped"]
 
-    async def count(self, address):
-        """A counter, which is small and was zero when the simulation began."""
-        return await self.host.lite.read_dword(address)
-
-    async def _frames_counted(self):
-        came = await self.count(abi.port_counter("rx_frames"))
-        if came != len(self.arrivals.frames):
-            return False
-        counts = await self.rx_counts()
-        done = sum(counts.values())
-        assert done <= came + self.commands.placed, "a frame was counted twice"
-        records = sum(n for (_, outcome), n in counts.items() if outcome < abi.RX_RECORDS)
-        return done == came + self.commands.placed and records == self.arrivals.total
-
-    async def rx_counts(self):
-        """(row, outcome) -> number, of all rows in use."""
-        return {
-            (row, outcome): await self.count(abi.rx_counter(row, outcome))
-            for row in (*self.queues, PORT)
-            for outcome in RxOutcome
-            if row != PORT or outcome >= abi.RX_RECORDS
-        }
-
-    async def post_counts(self):
-        """queue -> outcome -> number."""
-        return {
-            queue: {o: await self.count(abi.post_counter(queue, o)) for o in PostOutcome}
-            for queue in self.posts.rings
-        }
-
-    async def _posts_counted(self):
-        """Every cell below the doorbell of a ring that is in use has its outcome."""
-        counts = await self.post_counts()
-        for queue, ring in self.posts.rings.items():
-            outside = (PostOutcome.FLUSHED, PostOutcome.BAD_DOORBELL)
-            seen = sum(n for outcome, n in counts[queue].items() if outcome not in outside)
-            rings = [r for r in self.posts.all_rings if r.queue == queue]
-            surely = len(rings) == 1 and self.surely_live(
-                ring.region.number, ring.region.generation, ring.begun, now()
-            )
-            if surely and seen != ring.producer:
-                return False
-        return True
+    async def counts(self, addresses):
+        """Counters by key, of a dict of addresses; all are small, and began with the simulation."""
+        lite = self.host.lite
+        answers = {key: lite.init_read(address, 4) for key, address in addresses.items()}
+        out = {}
+        for key, answer in answers.items():
+            await self.bounded(answer, f"the counter of {key}")
+            out[key] = int.from_bytes(answer.data.data, "little")
+        return out
 
     async def settle(self):
-        """The counters against all that is known."""
-        self.raise_failure()
-        self.arrivals.settle(await self.rx_counts())
+        """All counters against all that is known; the card is quiet."""
+        rows = (*self.queues, PORT)
+        rx = await self.counts({(r, o): abi.rx_counter(r, o) for r in rows for o in RxOutcome})
+        (came,) = (await self.counts({0: abi.port_counter("rx_frames")})).values()
+        assert came == len(self.arrivals.frames), f"{came} frames came from the wire"
+        ended, shown = sum(rx.values()), sum(n for (_, o), n in rx.items() if o < abi.RX_RECORDS)
+        assert ended == came + self.commands.placed, (
+            f"{came} frames and {self.commands.placed} PLACEs, but {ended} outcomes"
+        )
+        assert shown == self.arrivals.total, f"{shown} records counted, {self.arrivals.total} shown"
+        self.arrivals.settle(rx)
         error = abi.CONTROL.ERROR.unpack(await self.host.read(abi.CONTROL.ERROR))
-        self.completion_lost |= bool(error["completion_lost"])
-        counts = {
-            queue: {o: await self.count(abi.tx_counter(queue, o)) for o in TxOutcome}
-            for queue in self.queues
-        }
-        self.departures.settle(counts, not self.completion_lost)
-        self.posts.settle(await self.post_counts())
-        assert await self.count(abi.port_counter("tx_flushed")) == 0
+        tx = await self.counts(
+            {(q, o): abi.tx_counter(q, o) for q in self.queues for o in TxOutcome}
+        )
+        self.departures.settle(_by_queue(tx), not error["completion_lost"])
+        await self.settle_posts()
+        (flushed,) = (await self.counts({0: abi.port_counter("tx_flushed")})).values()
+        assert flushed == 0, f"{flushed} frames flushed, though the MAC was never stalled for long"
         assert await self.host.read(abi.CONTROL.MAGIC) == abi.MAGIC
         for name in ("header_write", "header_read", "payload_write", "payload_read"):
             assert not error[name] or self.errors.any, f"ERROR.{name} without an error"
@@ -385,6 +354,17 @@ class Case:
         for history in self.regions.values():
             for region in {span.state for span in history.spans if span.state}:
                 self._settle_writes(region)
+
+    async def settle_posts(self):
+        """Counters of posts against what applications did."""
+        queues = self.posts.rings
+        self.posts.settle(
+            _by_queue(
+                await self.counts(
+                    {(q, o): abi.post_counter(q, o) for q in queues for o in PostOutcome}
+                )
+            )
+        )
 
     def summary(self):
         """What the case was made of, in a line."""
@@ -416,3 +396,11 @@ class Case:
                 assert any(data in a.data for a in self.arrivals.frames) or any(
                     data in a.data for a in self.arrivals.places.values()
                 ), f"element {element} of region {region.number}, byte {offset}: bytes of no frame"
+
+
+def _by_queue(counts):
+    """(queue, outcome) -> number as queue -> outcome -> number."""
+    out = {}
+    for (queue, outcome), number in counts.items():
+        out.setdefault(queue, {})[outcome] = number
+    return out
