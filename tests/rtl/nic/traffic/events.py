@@ -71,10 +71,11 @@ async def returns(case, done):
     """The stack hands cells back, late now and then; some of its doorbells are nonsense."""
     rng = case.random("returns")
     lazy = rng.choice((50, 300, 1500))
+    chance = rng.choice((0.6, 0.6, 0.02))  # a stack that hands nothing back fills its rings
     while not done():
         await case.pause(rng, 10, lazy)
         for queue in case.queues:
-            if rng.random() < 0.6:
+            if rng.random() < chance:
                 await give_back(case, queue, rng)
     for queue in case.queues:
         await give_back(case, queue, None)
@@ -242,8 +243,7 @@ async def reset_queue(case, rng, queue=None):
     old = case.settings.state
     mode = replace(old, udp_split=old.udp_split ^ (rng.getrandbits(1) << queue))
     case.settings.begin(mode, now())
-    log2 = rng.choice((12, 12, 14)) if queue else 14
-    await setup.queue_on(case, queue, rng, log2)
+    await setup.queue_on(case, queue, rng)
     case.settings.done(now())
 
 
@@ -290,7 +290,7 @@ CHANGES = (
 async def changes(case, done):
     """Rules, regions, queues and commands, one change after the other."""
     rng = case.random("changes")
-    gap = rng.choice((50, 300, 1500))
+    gap = rng.choice((20, 100, 600))
     while not done():
         await rng.choice(CHANGES)(case, rng)
         await case.pause(rng, 1, gap)
@@ -300,7 +300,7 @@ async def errors(case, done):
     """Error responses, at most a few; queues that were hurt are set up anew by `heal`."""
     rng = case.random("errors")
     for _ in range(rng.randrange(1, 4)):
-        await case.pause(rng, 300, 4000)
+        await case.pause(rng, 100, 2000)
         if done():
             return
         case.errors.pending.add((rng.choice(("header", "payload")), rng.random() < 0.5))

@@ -117,9 +117,9 @@ async def queue_off(case, queue, by_command):
     case.departures.ring_ends(queue)
 
 
-async def queue_on(case, queue, rng, log2_bytes):
-    """Switch a queue on, its indices and its index slot at zero."""
-    host = case.host
+async def queue_on(case, queue, rng):
+    """Switch a queue on with rings of any size, its indices and its index slot at zero."""
+    host, log2_bytes = case.host, rng.choice((12, 12, 14))
     host.ring_bytes[queue] = 1 << log2_bytes
     for register, base in ((_C.RX_RING, host.rx_ring(queue)), (_C.TX_RING, host.tx_ring(queue))):
         word = register.pack(base=base // 4096, log2_bytes=log2_bytes)
@@ -258,7 +258,7 @@ async def set_up(case):
         await store_listener(case, listener)
     case.settings.spans[0].state = replace(setting, listeners=tuple(listeners), rss=rss)
     for queue in case.owners:
-        await queue_on(case, queue, rng, rng.choice((12, 12, 14)) if queue else 14)
+        await queue_on(case, queue, rng)
     for queue, owner in case.owners.items():
         if owner:
             mine = [r for r in case.live_regions() if r.owner == owner]
