@@ -10,15 +10,13 @@ from frame_oracle import expected
 from rtl.nic.host import RING_BYTES
 from rtl.nic.traffic.history import NEVER
 from rtl.nic.traffic.matching import explain, named
-from rtl.nic.traffic.memory import now
+from rtl.nic.traffic.memory import REST_CYCLES, now
 
 from hdsnic import abi
 from hdsnic.abi import RxOutcome
 
 LOOKUP_CYCLES = 60
 """From a frame's last beat to its verdict, and more."""
-FENCE_CYCLES = 1_000
-"""From a frame's completion to its index in memory, and more."""
 PORT = abi.rx_port_row
 RECORD_FIELDS = (
     "reason", "header_length", "payload_length", "tag", "hash", "checksum_good", "vlan_tags",
@@ -110,13 +108,15 @@ class Arrivals:
     def fates(self, arrival, seen=NEVER):
         """[(outcome, fields or None)] by the oracle, for each setting that may have counted.
 
-        A setting whose change was fenced is out of the question for a record that shows long after
-        the fence (R15).
+        A setting whose change was fenced is out of the question for a record that shows after the
+        fence (R15), but for an index that waited for its port: it goes at the latest when the port
+        is at rest, so a rest between fence and record says that the record was not complete.
         """
         out = []
         for span in self.case.settings.spans:
             met = span.possible(arrival.start, arrival.end + LOOKUP_CYCLES)
-            if not met or (seen != NEVER and seen > span.fenced + FENCE_CYCLES):
+            late = seen != NEVER and seen > span.fenced and self._rested(span.fenced, seen)
+            if not met or late:
                 continue
             if span not in arrival.outcomes:
                 arrival.outcomes[span] = expected(
@@ -125,6 +125,15 @@ class Arrivals:
             if arrival.outcomes[span] not in out:
                 out.append(arrival.outcomes[span])
         return out
+
+    def _rested(self, begin, end):
+        """Whether the header port had nothing to do for a while between two times, seen for sure:
+        where nothing holds it up, and the index of `end` is the first write behind the rest."""
+        case = self.case
+        least = REST_CYCLES + case.slow
+        return case.steady and any(
+            last <= end and last - max(first, begin) > least for first, last in case.header.rests
+        )
 
     def _buffers(self, queue, fields, payload):
         """Payload lies where it was claimed for, every byte written once, and nothing else (I1, I2,

@@ -25,7 +25,7 @@ from hdsnic.abi import CompletionKind, PostOutcome, RxOutcome, TxOutcome
 from hdsnic.parameters import Parameters
 
 SLOTS = 16 * abi.INDEX_SLOT_BYTES
-REST_CYCLES = 200
+QUIET_CYCLES = 200
 WAIT_CYCLES = 60_000
 """The longest that anything may take."""
 
@@ -43,6 +43,7 @@ class Case:
         self.departures, self.commands = Departures(self), Commands(self)
         self.consumers, self.completion_consumers = {}, {}  # queue -> index handed back
         self.header_bytes = HEADER_BYTES
+        self.slow, self.steady = 0, False  # latency of memories at most; no back-pressure
 
     def random(self, name):
         """A generator of its own for each part, so that one draw moves no other."""
@@ -308,7 +309,7 @@ class Case:
 
         def at_rest():
             last = max(self.header.last_access, self.payload.last_access, since)
-            return now() > last + self.slow + REST_CYCLES
+            return now() > last + self.slow + QUIET_CYCLES
 
         await self.until(at_rest, "a card that is quiet")
 

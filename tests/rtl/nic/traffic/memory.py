@@ -11,6 +11,8 @@ from cocotb.triggers import Event, Timer
 from cocotb.utils import get_sim_time
 
 CYCLE_NS = 4
+REST_CYCLES = 100
+"""A port that does nothing for longer, and for the time of its answers, has nothing to do."""
 
 
 def now():
@@ -39,7 +41,8 @@ class AwkwardRam:
         self._answers = {}
         for channel in (write.b_channel, read.r_channel):
             self._delay(channel)
-        self.last_access = 0
+        self.last_access = self.last_write = 0
+        self.rests = []  # (last write before, first write after) of long times without any
 
     def _delay(self, channel):
         """Answers of `channel` wait in a line for their time."""
@@ -76,7 +79,9 @@ class AwkwardRam:
             self.shown(address, len(data))
 
     async def _write(self, address, data):
-        self.last_access = now()
+        if now() - self.last_write > REST_CYCLES:
+            self.rests.append((self.last_write, now()))
+        self.last_access = self.last_write = now()
         self.on_write(address, data)
         if self.fail(True, address):
             self._failed = True
