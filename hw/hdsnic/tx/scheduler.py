@@ -137,7 +137,7 @@ class Scheduler(wiring.Component):
             wanting.eq(pending & ~busy & working),
             credited.eq(wanting & self.ready),
             eligible.eq(Mux(credited.any(), credited, wanting & self.nearly)),
-            waiting.eq((wanting | (unserved & working)) & (self.ready | self.nearly)),
+            waiting.eq((wanting | (unserved & working)) & self.nearly),
             self.active.eq((pending | busy) & working),
         ]
         with m.Switch(last):
