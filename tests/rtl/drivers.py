@@ -172,6 +172,7 @@ class Memory(MemoryRegion):
         super().__init__(size, mem=None)
         self.dut, self.rng, self.latency = dut, rng, latency
         self.failing = set()
+        self.uncertain = set()  # addresses of writes that a bench knows to fail in part
         self.mem[:] = rng.randbytes(size)
         self.slave = AxiSlave(AxiBus.from_prefix(dut, prefix), dut.clk, dut.rst, target=self)
         for side in (self.slave.write_if, self.slave.read_if):
