@@ -13,7 +13,10 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiBus, AxiSlave, MemoryRegion
 
-__all__ = ["Memory", "Sink", "Source", "Strobe", "pauses", "start", "until"]
+from hdsnic.interfaces import RegionRow
+from hdsnic.parameters import Parameters
+
+__all__ = ["Memory", "Sink", "Source", "Strobe", "pauses", "start", "until", "write_region"]
 
 RESET_CYCLES = 8
 
@@ -38,6 +41,15 @@ async def until(dut, condition, what, *, cycles=20_000):
             return
         await RisingEdge(dut.clk)
     raise AssertionError(f"{what}: not within {cycles} cycles")
+
+
+async def write_region(dut, number, **row):
+    """A row into the region table that `rtl.blocks` put beside the block; the rest is zero."""
+    for field in RegionRow(Parameters()).members:
+        getattr(dut, f"region_row_{field}").value = row.get(field, 0)
+    dut.region_index.value, dut.region_write.value = number, 1
+    await RisingEdge(dut.clk)
+    dut.region_write.value = 0
 
 
 def pauses(rng, chance):

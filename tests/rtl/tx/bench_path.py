@@ -8,7 +8,7 @@ from collections import Counter, deque
 import cocotb
 from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiStreamBus, AxiStreamSink
-from rtl.drivers import Memory, Sink, Strobe, pauses, start, until
+from rtl.drivers import Memory, Sink, Strobe, pauses, start, until, write_region
 from transmit_frames import mixed, mixed_segments, plain
 
 from hdsnic import abi
@@ -47,7 +47,10 @@ class Driver:
         dut.pause.value = 1
         await until(dut, lambda: int(dut.idle.value), "idle")
         for queue in QUEUES:
-            await self._region(queue)
+            await write_region(
+                dut, queue, live=1, base=self.base(queue), elements=REGION_BYTES >> 8,
+                log2_element_bytes=8, owner=queue + 1, generation=1, nic_read=1,
+            )  # fmt: skip
             await Strobe.pulse(dut, "owner_store", queue=queue, owner=queue + 1)
             ring = {"base": self.ring(queue), "log2_bytes": RING_LOG2}
             await Strobe.pulse(dut, "tx_ring_store", queue=queue, enable=1, **ring)
@@ -61,19 +64,6 @@ class Driver:
     @staticmethod
     def ring(queue):
         return (queue + 2) << RING_LOG2
-
-    async def _region(self, number):
-        row = {
-            "live": 1, "base": self.base(number), "elements": REGION_BYTES >> 8,
-            "log2_element_bytes": 8, "owner": number + 1, "generation": 1, "nic_read": 1,
-        }  # fmt: skip
-        for field in ("postable", "nic_write"):
-            getattr(self.dut, f"region_row_{field}").value = 0
-        for field, value in row.items():
-            getattr(self.dut, f"region_row_{field}").value = value
-        self.dut.region_index.value, self.dut.region_write.value = number, 1
-        await RisingEdge(self.dut.clk)
-        self.dut.region_write.value = 0
 
     async def send(self, queue, sent):
         """A descriptor into the ring, once there is space, and perhaps a doorbell."""
