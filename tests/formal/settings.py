@@ -9,12 +9,46 @@ from hdsnic.parameters import Parameters
 _MODULE = "hdsnic.csr.settings"
 
 
-class SettingsSpec(Spec):
-    """Any settings at any time, and any words in the settings memory.
+class _Engine:
+    """The engine under any settings at any time, and any words in the settings memory.
 
     Nothing is assumed of `idle`; that blocks which are idle under `pause` stay so is proven of
     them.
     """
+
+    def settings_engine(self, m):
+        """Parameters, the engine, and by name which pending bits have waited since a cycle ago."""
+        p = Parameters(
+            bus_bytes=8, queues=2, regions=2, address_bits=32, postable_max=64, listeners=1,
+            range_listeners=1, local_addresses=1, exact_ways=1, exact_rows=16,
+        )  # fmt: skip
+        e = self.block(m, "engine", SettingsEngine(p))
+        for name in (
+            "queue_pending", "post_pending", "region_pending", "revoke_pending", "word",
+            "header_base", "header_pages", "index_page", "idle", "element_busy", "off_pending",
+            "reset_pending", "clear_ready",
+        ):  # fmt: skip
+            port = getattr(e, name)
+            m.d.comb += port.eq(self.free(len(port), name))
+        m.d.comb += e.element_clear.ready.eq(self.free(1, "clear_ready"))
+
+        # Pending bits stay until they are done.
+        asked = {}
+        for name in ("queue", "off", "post", "region", "revoke", "reset"):
+            bits = getattr(e, f"{name}_pending")
+            waiting = Signal(len(bits), name=f"{name}_waiting")
+            m.d.sync += waiting.eq(bits & ~getattr(e, f"{name}_done"))
+            self.assume(m, (waiting & ~bits) == 0)
+            asked[name] = waiting
+        fsm, number = self.view(e).fsm, self.view(e).number
+        self.helper(m, fsm.state < len(fsm.encoding))
+        after_queues = [fsm.ongoing(n) for n in ("idle", "clear tables", "clear next")]
+        self.helper(m, (number < 2) | after_queues[0] | after_queues[1] | after_queues[2])
+        return p, e, asked
+
+
+class SettingsSpec(_Engine, Spec):
+    """Stillness, revokes, and the rows of regions."""
 
     depth = 3
     properties = (
@@ -132,6 +166,100 @@ class SettingsSpec(Spec):
             ),
             depth=16,
         ),
+    )
+
+    def build(self, m):
+        p, e, _ = self.settings_engine(m)
+
+        fsm, number = self.view(e).fsm, self.view(e).number
+
+        # -- stillness --
+        still = e.pause & e.idle
+        before, before_that = Signal(), Signal()
+        m.d.sync += [before.eq(still), before_that.eq(before)]
+        revoked = e.revoke_done.any()
+        stored = (
+            e.rx_ring_store.valid
+            | e.tx_ring_store.valid
+            | e.completion_ring_store.valid
+            | e.post_ring_store.valid
+        )
+        # Words are loaded between the stillness and a store; `pause` holds from one to the other.
+        settled = Signal()
+        m.d.sync += settled.eq((before & still) | (settled & e.pause))
+        self.prove(
+            m,
+            self.properties[0].name,
+            revoked.implies(e.pause & before & before_that)
+            & (stored | e.reset_done).implies(e.pause & settled),
+        )
+        after = [
+            fsm.ongoing(name)
+            for name in (
+                "revoke", "load queue", "store queue", "load posts", "store posts",
+                "all queues off", "clear tables", "clear next",
+            )
+        ]  # fmt: skip
+        self.helper(m, sum(after[1:], start=after[0]).any().implies(settled))
+        for name in ("to revoke", "to reset", "for queue", "for posts"):
+            self.helper(m, fsm.ongoing(f"settle {name}").implies(before))
+
+        # -- the row of an arbitrary region --
+        region = self.constant(m, 1, "region")
+        ours = e.region_write & (e.region_index == region)
+        row = e.region_row
+        live = Signal()
+        revoke_done, region_done = (s.bit_select(region, 1) for s in (e.revoke_done, e.region_done))
+        with m.If(ours):
+            m.d.sync += live.eq(row.live)
+        registered = Signal()  # since the last revoke a registration was done
+        m.d.sync += registered.eq((registered & ~revoke_done) | region_done)
+        self.prove(
+            m,
+            self.properties[1].name,
+            revoke_done.implies(ours & ~row.live) & (live.implies(registered)),
+        )
+        self.helper(m, (e.region_live.bit_select(region, 1)) == live)
+        quiet = [fsm.ongoing(n) for n in ("check region", "clear elements", "sweep")]
+        self.helper(m, (quiet[1] | quiet[2]) | (row.as_value() == 0) | fsm.ongoing("idle"))
+
+        # -- soundness --
+        limit = 1 << p.address_bits
+        end = Signal(64)
+        m.d.comb += end.eq(row.base + (row.elements << row.log2_element_bytes))
+        sound = (
+            (row.base[:12] == 0)
+            & (end <= limit)
+            & (row.log2_element_bytes >= 8)
+            & (row.log2_element_bytes <= 14)
+            & (row.elements != 0)
+            & (row.postable <= row.elements)
+            & (row.postable <= p.postable_max)
+            & (row.owner != 0)
+        )
+        self.prove(m, self.properties[2].name, (e.region_write & row.live).implies(sound))
+        self.helper(m, (quiet[1] | quiet[2]).implies(sound & row.live))
+
+        # -- swept --
+        cleared = Signal()
+        taken = e.element_clear.valid & e.element_clear.ready & (e.element_clear.payload == region)
+        with m.If(taken):
+            m.d.sync += cleared.eq(1)
+        with m.Elif(revoke_done | ours):
+            m.d.sync += cleared.eq(0)
+        self.prove(
+            m,
+            self.properties[3].name,
+            (ours & row.live).implies(cleared & ~e.element_busy),
+        )
+        self.helper(m, (quiet[2] & (number == region)).implies(cleared))
+
+
+class RingsSpec(_Engine, Spec):
+    """Rings of queues: where they lie, and that they come together."""
+
+    depth = 1
+    properties = (
         Property(
             "R29 a queue's rings lie inside the header memory",
             "A receive, transmit or completion ring that is stored enabled has 4 KiB to 4 MiB, is "
@@ -199,6 +327,52 @@ class SettingsSpec(Spec):
             ),
             depth=16,
         ),
+    )
+
+    def build(self, m):
+        p, e, _ = self.settings_engine(m)
+        stores = (e.rx_ring_store, e.tx_ring_store, e.completion_ring_store)
+        inside = []
+        for k, store in enumerate(stores):
+            ring = store.payload
+            size, offset = Signal(32, name=f"size_{k}"), Signal(p.address_bits, name=f"offset_{k}")
+            m.d.comb += [size.eq(1 << ring.log2_bytes), offset.eq(ring.base - e.header_base)]
+            good = (
+                (ring.log2_bytes >= 12)
+                & (ring.log2_bytes <= 22)
+                & ((ring.base & (size - 1)) == 0)
+                & (offset + size <= (e.header_pages << 12))
+                & (e.index_page < e.header_pages)
+            )
+            inside.append((store.valid & ring.enable).implies(good))
+        self.prove(m, self.properties[0].name, inside[0] & inside[1] & inside[2])
+
+        queue = self.constant(m, 1, "queue")
+        rx, tx, completion = (store.payload for store in stores)
+        on = Signal()  # as the blocks were told
+        with m.If(stores[0].valid & (rx.queue == queue)):
+            m.d.sync += on.eq(rx.enable)
+        together = (
+            (stores[1].valid == stores[0].valid)
+            & (stores[2].valid == stores[0].valid)
+            & stores[0].valid.implies(
+                (tx.queue == rx.queue)
+                & (completion.queue == rx.queue)
+                & (tx.enable == rx.enable)
+                & completion.enable.implies(rx.enable)
+            )
+        )
+        self.prove(
+            m,
+            self.properties[1].name,
+            together & (e.queue_enabled.bit_select(queue, 1) == on),
+        )
+
+
+class ResetSpec(_Engine, Spec):
+    """A reset: every queue off, then every place of the tables cleared."""
+
+    properties = (
         Property(
             "R28 tables are cleared by a reset with all queues off",
             "A reset clears a place of the tables, and ends, only after the rings of every queue "
@@ -249,160 +423,8 @@ class SettingsSpec(Spec):
     )
 
     def build(self, m):
-        p = Parameters(
-            bus_bytes=8, queues=2, regions=2, address_bits=32, postable_max=64, listeners=1,
-            range_listeners=1, local_addresses=1, exact_ways=1, exact_rows=16,
-        )  # fmt: skip
-        e = self.block(m, "engine", SettingsEngine(p))
-        for name in (
-            "queue_pending", "post_pending", "region_pending", "revoke_pending", "word",
-            "header_base", "header_pages", "index_page", "idle", "element_busy", "off_pending",
-            "reset_pending", "clear_ready",
-        ):  # fmt: skip
-            port = getattr(e, name)
-            m.d.comb += port.eq(self.free(len(port), name))
-        m.d.comb += e.element_clear.ready.eq(self.free(1, "clear_ready"))
-
-        # Pending bits stay until they are done.
-        asked = {}
-        for name in ("queue", "off", "post", "region", "revoke", "reset"):
-            bits = getattr(e, f"{name}_pending")
-            waiting = Signal(len(bits), name=f"{name}_waiting")
-            m.d.sync += waiting.eq(bits & ~getattr(e, f"{name}_done"))
-            self.assume(m, (waiting & ~bits) == 0)
-            asked[name] = waiting
-
-        fsm = self.view(e).fsm
-        number = self.view(e).number
-        self.helper(m, fsm.state < len(fsm.encoding))
-
-        # -- stillness --
-        still = e.pause & e.idle
-        before, before_that = Signal(), Signal()
-        m.d.sync += [before.eq(still), before_that.eq(before)]
-        revoked = e.revoke_done.any()
-        stored = (
-            e.rx_ring_store.valid
-            | e.tx_ring_store.valid
-            | e.completion_ring_store.valid
-            | e.post_ring_store.valid
-        )
-        # Words are loaded between the stillness and a store; `pause` holds from one to the other.
-        settled = Signal()
-        m.d.sync += settled.eq((before & still) | (settled & e.pause))
-        self.prove(
-            m,
-            self.properties[0].name,
-            revoked.implies(e.pause & before & before_that)
-            & (stored | e.reset_done).implies(e.pause & settled),
-        )
-        after = [
-            fsm.ongoing(name)
-            for name in (
-                "revoke", "load queue", "store queue", "load posts", "store posts",
-                "all queues off", "clear tables", "clear next",
-            )
-        ]  # fmt: skip
-        self.helper(m, sum(after[1:], start=after[0]).any().implies(settled))
-        for name in ("to revoke", "to reset", "for queue", "for posts"):
-            self.helper(m, fsm.ongoing(f"settle {name}").implies(before))
-
-        # -- the row of an arbitrary region --
-        region = self.constant(m, 1, "region")
-        ours = e.region_write & (e.region_index == region)
-        row = e.region_row
-        live = Signal()
-        revoke_done, region_done = (s.bit_select(region, 1) for s in (e.revoke_done, e.region_done))
-        with m.If(ours):
-            m.d.sync += live.eq(row.live)
-        registered = Signal()  # since the last revoke a registration was done
-        m.d.sync += registered.eq((registered & ~revoke_done) | region_done)
-        self.prove(
-            m,
-            self.properties[1].name,
-            revoke_done.implies(ours & ~row.live) & (live.implies(registered)),
-        )
-        self.helper(m, (e.region_live.bit_select(region, 1)) == live)
-        quiet = [fsm.ongoing(n) for n in ("check region", "clear elements", "sweep")]
-        self.helper(m, (quiet[1] | quiet[2]) | (row.as_value() == 0) | fsm.ongoing("idle"))
-        cleared_tables = [fsm.ongoing(n) for n in ("idle", "clear tables", "clear next")]
-        self.helper(m, (number < 2) | (cleared_tables[0] | cleared_tables[1] | cleared_tables[2]))
-
-        # -- soundness --
-        limit = 1 << p.address_bits
-        end = Signal(64)
-        m.d.comb += end.eq(row.base + (row.elements << row.log2_element_bytes))
-        sound = (
-            (row.base[:12] == 0)
-            & (end <= limit)
-            & (row.log2_element_bytes >= 8)
-            & (row.log2_element_bytes <= 14)
-            & (row.elements != 0)
-            & (row.postable <= row.elements)
-            & (row.postable <= p.postable_max)
-            & (row.owner != 0)
-        )
-        self.prove(m, self.properties[2].name, (e.region_write & row.live).implies(sound))
-        self.helper(m, (quiet[1] | quiet[2]).implies(sound & row.live))
-
-        # -- swept --
-        cleared = Signal()
-        taken = e.element_clear.valid & e.element_clear.ready & (e.element_clear.payload == region)
-        with m.If(taken):
-            m.d.sync += cleared.eq(1)
-        with m.Elif(revoke_done | ours):
-            m.d.sync += cleared.eq(0)
-        self.prove(
-            m,
-            self.properties[3].name,
-            (ours & row.live).implies(cleared & ~e.element_busy),
-        )
-        self.helper(m, (quiet[2] & (number == region)).implies(cleared))
-
-        self._queues(m, p, e)
-        self._reset(m, p, e, asked["reset"])
-
-    def _queues(self, m, p, e):
-        """Rings of queues: where they lie, and that they come together."""
-        stores = (e.rx_ring_store, e.tx_ring_store, e.completion_ring_store)
-        inside = []
-        for k, store in enumerate(stores):
-            ring = store.payload
-            size, offset = Signal(32, name=f"size_{k}"), Signal(p.address_bits, name=f"offset_{k}")
-            m.d.comb += [size.eq(1 << ring.log2_bytes), offset.eq(ring.base - e.header_base)]
-            good = (
-                (ring.log2_bytes >= 12)
-                & (ring.log2_bytes <= 22)
-                & ((ring.base & (size - 1)) == 0)
-                & (offset + size <= (e.header_pages << 12))
-                & (e.index_page < e.header_pages)
-            )
-            inside.append((store.valid & ring.enable).implies(good))
-        self.prove(m, self.properties[4].name, inside[0] & inside[1] & inside[2])
-
-        queue = self.constant(m, 1, "queue")
-        rx, tx, completion = (store.payload for store in stores)
-        on = Signal()  # as the blocks were told
-        with m.If(stores[0].valid & (rx.queue == queue)):
-            m.d.sync += on.eq(rx.enable)
-        together = (
-            (stores[1].valid == stores[0].valid)
-            & (stores[2].valid == stores[0].valid)
-            & stores[0].valid.implies(
-                (tx.queue == rx.queue)
-                & (completion.queue == rx.queue)
-                & (tx.enable == rx.enable)
-                & completion.enable.implies(rx.enable)
-            )
-        )
-        self.prove(
-            m,
-            self.properties[5].name,
-            together & (e.queue_enabled.bit_select(queue, 1) == on),
-        )
-
-    def _reset(self, m, p, e, waiting):
-        """A reset: every queue off, then every place of the tables cleared."""
+        _, e, asked = self.settings_engine(m)
+        waiting = asked["reset"]
         view = self.view(e)
         fsm, number, place = view.fsm, view.number, view.place
         queue = self.constant(m, 1, "reset_queue")
@@ -420,10 +442,10 @@ class SettingsSpec(Spec):
             m.d.sync += cleared.eq(1)
         self.prove(
             m,
-            self.properties[6].name,
+            self.properties[0].name,
             (e.clearing | e.reset_done).implies(off) & e.reset_done.implies(e.reset_pending),
         )
-        self.prove(m, self.properties[7].name, e.reset_done.implies(cleared))
+        self.prove(m, self.properties[1].name, e.reset_done.implies(cleared))
 
         switching, tables, between = (
             fsm.ongoing(name) for name in ("all queues off", "clear tables", "clear next")
