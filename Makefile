@@ -7,7 +7,7 @@ WAVES ?= 0
 ARGS ?=
 RUN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-nightly test-long bench-hw formal sim lint format verilog synth datasheet lock clean distclean
+.PHONY: help setup demo test test-quick test-nightly test-long test-peers bench-hw formal sim lint format verilog synth datasheet lock clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ test-nightly: setup ## the whole card's benches at the bus widths that `make tes
 test-long: setup ## property tests of TCP with thousands of seeds (EXAMPLES=3000; about an hour)
 	@HDSNIC_EXAMPLES=$(EXAMPLES) $(RUN)/python -m pytest tests/sw/tcp/test_properties.py \
 	    --timeout 0 $(ARGS)
+
+test-peers: setup ## other people's peers at full size: 64 MiB under loss, wrk, nmap, floods (an hour)
+	@HDSNIC_PEERS=long $(RUN)/python -m pytest tests/system/peers -rA --timeout 0 $(ARGS)
 
 sim: setup ## one hardware bench: make sim BENCH=split WAVES=1 leaves build/waves/*.vcd
 	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=split WAVES=1; there are:"; \
