@@ -335,13 +335,17 @@ class RingsSpec(_Engine, Spec):
         inside = []
         for k, store in enumerate(stores):
             ring = store.payload
-            size, offset = Signal(32, name=f"size_{k}"), Signal(p.address_bits, name=f"offset_{k}")
-            m.d.comb += [size.eq(1 << ring.log2_bytes), offset.eq(ring.base - e.header_base)]
+            # In pages, and by size: the solver likes small sums and constant masks better.
+            pages, at = Signal(11, name=f"pages_{k}"), Signal(p.address_bits - 12, name=f"at_{k}")
+            aligned = Signal(name=f"aligned_{k}")
+            m.d.comb += at.eq(ring.base[12:] - e.header_base[12:])
+            for log2 in range(12, 23):
+                with m.If(ring.log2_bytes == log2):
+                    m.d.comb += [pages.eq(1 << (log2 - 12)), aligned.eq(ring.base[:log2] == 0)]
             good = (
-                (ring.log2_bytes >= 12)
-                & (ring.log2_bytes <= 22)
-                & ((ring.base & (size - 1)) == 0)
-                & (offset + size <= (e.header_pages << 12))
+                aligned
+                & (e.header_base[:12] == 0)
+                & (at + pages <= e.header_pages)
                 & (e.index_page < e.header_pages)
             )
             inside.append((store.valid & ring.enable).implies(good))
