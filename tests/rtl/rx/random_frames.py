@@ -1,5 +1,6 @@
-"""Random frames: of every kind that the parser tells apart, often damaged."""
+"""Random settings of the ingress; random frames, good and damaged: for blocks and the whole card."""
 
+from frame_oracle import packed
 from frames import (
     edit,
     ethernet,
@@ -14,11 +15,47 @@ from frames import (
 )
 from scapy.layers.inet6 import IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.packet import Raw
+from setting import OWN_IPV4, OWN_IPV6, Exact, Listener, Setting
+from toeplitz import KEY
 
 PORTS = (80, 80, 81, 82, 83)
 SOURCES = range(40000, 40012)
 SIZES = (0, 1, 2, 5, 17, 64, 200, None)
 """Sizes of payloads; None: any below 600."""
+
+
+def random_setting(chance, parameters):
+    """Rules of all kinds, so that most frames find one."""
+    rules, taken = [], set()
+    for _ in range(20):
+        version = chance.choice((4, 6))
+        rule = Exact(
+            packed("10.77.0.1" if version == 4 else "fd00:77::1"),
+            chance.choice(SOURCES),
+            packed(OWN_IPV4 if version == 4 else OWN_IPV6),
+            chance.choice(PORTS),
+            queue=chance.randrange(4),
+            way=chance.randrange(2),
+            udp=chance.random() < 0.3,
+            rss=chance.random() < 0.3,
+        )
+        flow = (rule.remote, rule.remote_port, rule.local_port, rule.udp)
+        if rule.slot(parameters) not in taken and flow not in taken:
+            taken |= {rule.slot(parameters), flow}
+            rules.append(rule)
+    return Setting(
+        listeners=(
+            Listener(0, 82, 2, last=83, rss=True),
+            Listener(5, 80, 3),
+            Listener(6, 80, 5, udp=True),
+            Listener(7, 82, 1, udp=True, rss=True),
+            Listener(8, 83, 7, udp=True),
+        ),
+        exact=tuple(rules),
+        rss={n: (KEY if n else chance.randbytes(40), tuple(range(n, 16))) for n in range(4)},
+        udp_split=chance.getrandbits(16) & ~(1 << 7) | 1 << 5,
+        deliver_malformed=chance.random() < 0.5,
+    )
 
 
 def random_chain(chance):

@@ -7,49 +7,13 @@ import os
 import random
 
 import pytest
-from frame_oracle import expected, packed
+from frame_oracle import expected
 from ingress_bench import Sent, run, small
-from random_frames import PORTS, SOURCES, random_frame
-from setting import OWN_IPV4, OWN_IPV6, Exact, Listener, Setting
-from toeplitz import KEY
+from random_frames import random_frame, random_setting
 
 from hdsnic.abi import EXACT_TAG, RxOutcome
 
 SEEDS = [int(os.environ["HDSNIC_SEED"])] if "HDSNIC_SEED" in os.environ else [1, 2]
-
-
-def random_setting(chance, parameters):
-    """Rules of all kinds, so that most frames find one."""
-    rules, taken = [], set()
-    for _ in range(20):
-        version = chance.choice((4, 6))
-        rule = Exact(
-            packed("10.77.0.1" if version == 4 else "fd00:77::1"),
-            chance.choice(SOURCES),
-            packed(OWN_IPV4 if version == 4 else OWN_IPV6),
-            chance.choice(PORTS),
-            queue=chance.randrange(4),
-            way=chance.randrange(2),
-            udp=chance.random() < 0.3,
-            rss=chance.random() < 0.3,
-        )
-        flow = (rule.remote, rule.remote_port, rule.local_port, rule.udp)
-        if rule.slot(parameters) not in taken and flow not in taken:
-            taken |= {rule.slot(parameters), flow}
-            rules.append(rule)
-    return Setting(
-        listeners=(
-            Listener(0, 82, 2, last=83, rss=True),
-            Listener(5, 80, 3),
-            Listener(6, 80, 5, udp=True),
-            Listener(7, 82, 1, udp=True, rss=True),
-            Listener(8, 83, 7, udp=True),
-        ),
-        exact=tuple(rules),
-        rss={n: (KEY if n else chance.randbytes(40), tuple(range(n, 16))) for n in range(4)},
-        udp_split=chance.getrandbits(16) & ~(1 << 7) | 1 << 5,
-        deliver_malformed=chance.random() < 0.5,
-    )
 
 
 @pytest.mark.parametrize("bus_bytes", (8, 16, 32, 64))
