@@ -7,8 +7,8 @@ import os
 import random
 
 import pytest
-from rtl.bench import WIDTHS, run
 from rtl.blocks import BLOCKS, parameters
+from rtl.verilated import WIDTHS, run
 
 from hdsnic.verilog import convert
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rtl.bench import WIDTHS, run
+from rtl.verilated import WIDTHS, run
 
 from hdsnic.parameters import Parameters
 from hdsnic.verilog import generate

@@ -1,4 +1,4 @@
-"""Random settings of the ingress; random frames, good and damaged: for blocks and the whole card."""
+"""Random settings of the ingress, random frames, good and damaged: for its benches and the card."""
 
 from frame_oracle import packed
 from frames import (
