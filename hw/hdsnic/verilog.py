@@ -50,10 +50,9 @@ def convert(component: Component, name: str) -> str:
 
 def _parts(name, value):
     """A value as (name, value) of its fields, down to plain ones."""
-    if not isinstance(value, data.View):
+    if not (isinstance(value, data.View) and isinstance(value.shape(), data.StructLayout)):
         return [(name, value)]
-    fields = value.shape().members if isinstance(value.shape(), data.StructLayout) else ()
-    return [part for f in fields for part in _parts(f"{name}_{f}", value[f])]
+    return [part for f in value.shape().members for part in _parts(f"{name}_{f}", value[f])]
 
 
 # A constant part of a signal whose other parts are driven by processes: nothing ever wakes its

@@ -41,8 +41,8 @@ class Shares(wiring.Component):
     While it has none it is not `ready`.
 
     `ready`: credit and tokens are above 0. `nearly`: tokens are, and credit is overdrawn by less
-    than SLACK_BEATS (or not at all): a visit takes up to the rest. `spent`: the queue at hand has overdrawn its
-    credit by SLACK_BEATS while another one is ready, or has no tokens.
+    than SLACK_BEATS, or not at all; a visit may use up the rest of that. `spent`: the queue at hand
+    has overdrawn its credit by SLACK_BEATS while another one is ready, or has no tokens.
 
     Credit is up to date in the cycle after `begun`, tokens a few cycles later; the store takes
     effect within 2 x `queues` + 4 cycles.

@@ -255,12 +255,11 @@ async def a_read_error_stops_the_command_ring_and_is_told(dut):
     host = await Host.start(dut, pressure=0.2)
     broken = host.rng.randrange(2, 6)
     host.memory.failing.add(BASE + COMMANDS + broken * CELL + host.rng.randrange(CELL))
+    # On a wide bus the first command of the broken one's beat meets the error already.
+    good = broken - broken % max(1, host.p.bus_bytes // CELL)
     for _ in range(8):
         host.put(CommandKind.FENCE)
     await host.ring_bell()
-    await until(dut, lambda: len(host.told) > broken, "the completions")
+    await until(dut, lambda: len(host.told) > good, "the completions")
     await ClockCycles(dut.clk, 300)
-    # On a wide bus the commands of the same beat before the broken one meet the error as well.
-    statuses = [fields["status"] for _, fields in host.told]
-    good = broken * CELL // host.p.bus_bytes * max(1, host.p.bus_bytes // CELL)
-    assert statuses == [DONE] * min(good, broken) + [LOST]
+    assert [fields["status"] for _, fields in host.told] == [DONE] * good + [LOST]
