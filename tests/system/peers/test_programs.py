@@ -171,11 +171,15 @@ def test_iperf3_both_ways_and_in_parallel(world, tmp_path):
             assert received["bytes"] > 100_000
         figures = here.scene.observe("A", "stats")["stats"]
         assert figures["copied_bytes"] == 0 and figures["refused"] == 0
-    spurious = here.spurious(here.judge())
+    told = here.judge()
     here.end()
-    # the server on the loopback may be slower than the sender: that shuts the window
+    # The server on the loopback may be slower than the sender: that shuts the window. iperf3 cuts
+    # connections off with much under way: a reset for each segment, and no D-SACK for what a timer
+    # sent again.
+    notes = here.spurious(told)
+    notes["retransmission"] += 1000
     assert unexplained(
-        here.capture, full=None, zero_window=None, probe=None, reset=40, **spurious
+        here.capture, full=None, zero_window=None, probe=None, keep_alive=50, reset=None, **notes
     ) == {}  # fmt: skip
 
 
