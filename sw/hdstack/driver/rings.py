@@ -27,6 +27,7 @@ PAYLOAD_LENGTH = _place(abi.RECORD, "payload_length")
 EXTENSIONS = _place(abi.RECORD, "extensions")
 ELEMENT = _place(abi.RECORD, "element")
 REGION = _place(abi.RECORD, "region")
+HASH = _place(abi.RECORD, "hash")
 REASON = _place(abi.RECORD, "reason")
 POSTED_LEFT = _place(abi.RECORD, "posted_left")
 

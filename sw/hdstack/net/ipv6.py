@@ -18,10 +18,9 @@ EXTENSIONS_MAX = 32
 
 
 @part
-def find_payload(memory, ip, end):
-    """Behind the extension headers: (protocol, where it begins); (-1, -1) where that cannot be."""
-    protocol = get8(memory, ip + 6)
-    at = ip + HEADER_BYTES
+def pass_over(memory, protocol, at, end):
+    """Behind the extension headers from `at` on: (protocol, where it begins); (-1, -1) where that
+    cannot be."""
     for _ in range(EXTENSIONS_MAX):
         if protocol != HOP_BY_HOP and protocol != ROUTING and protocol != DESTINATION:
             return protocol, at
@@ -32,6 +31,26 @@ def find_payload(memory, ip, end):
         if at > end:
             return NONE, NONE
     return NONE, NONE
+
+
+@part
+def find_payload(memory, ip, end):
+    """Behind the extension headers of a packet: (protocol, where it begins); (-1, -1) where that
+    cannot be."""
+    return pass_over(memory, get8(memory, ip + 6), ip + HEADER_BYTES, end)
+
+
+@part
+def find_next_header(memory, ip, protocol):
+    """Where the field is that says that `protocol` follows; the caller knows that there is one."""
+    field = ip + 6
+    at = ip + HEADER_BYTES
+    for _ in range(EXTENSIONS_MAX):
+        if get8(memory, field) == protocol:
+            break
+        field = at
+        at += 8 * (get8(memory, at + 1) + 1)
+    return field
 
 
 @part

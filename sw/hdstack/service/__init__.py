@@ -24,6 +24,7 @@ def warm() -> None:
     from .. import atomic
     from ..driver.device import HeaderMemory, _await_answer, _post
     from ..driver.layout import HeaderLayout
+    from ..net import placing
     from ..tcp import core, tables
     from . import server, state
     from .burst import burst
@@ -46,7 +47,13 @@ def warm() -> None:
     core.on_attach_tx(s, 1)
     core.next_segment(s, 1)
     core.drop_owner(s, 1, 0)
-    burst(s, io, header.slots, words, header.rings, header.rings.view(np.int64), channels, 0)
+    burst(
+        s, io, header.slots, words, header.rings, header.rings.view(np.int64), header.area,
+        channels, 0,
+    )  # fmt: skip
+    placing.drop_queue(s, 1)
+    placing.next_place(s)
+    placing.place_answered(s, 0, False, 0)
     header.close()
 
 

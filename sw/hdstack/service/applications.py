@@ -23,6 +23,7 @@ from ..errors import MemoryRefused, ServiceError
 from ..messages import close_all
 from ..tcp import core, tables
 from . import state
+from .placement import Placement
 from .rules import Rules
 
 __all__ = ["Application", "Applications", "credentials"]
@@ -65,9 +66,11 @@ class Application:
 class Applications:
     """Brings device notices and applications' greetings into the tables of TCP and of the burst."""
 
-    def __init__(self, card: Card, rules: Rules, s, io, channels: memory.SlotMapping, detaching):
+    def __init__(self, card: Card, rules: Rules, placement: Placement, s, io,
+                 channels: memory.SlotMapping, detaching):  # fmt: skip
         """`detaching(application)` is called before the sockets of an application are closed."""
         self._card, self._rules, self._s, self._io = card, rules, s, io
+        self._placement = placement
         self._channels, self._detaching = channels, detaching
         self.by_queue: dict[int, Application] = {}
         self.used = {0}
@@ -118,6 +121,7 @@ class Applications:
         if queue in self.by_queue:
             self.gone(queue)
             self._finish(self.by_queue[queue])
+        self._placement.drain(queue)
         self.open_queue(queue)
         core.set_queue(self._s, queue, *state.port_range(queue))
         self.by_queue[queue] = Application(
@@ -163,6 +167,7 @@ class Applications:
         for region in list(application.regions):
             self._revoked(region)
         core.drop_owner(self._s, queue, now)
+        self._placement.drop_queue(queue)
         self._rules.drop_queue(queue)
         self._rules.synchronise()
         application.leave_by = now + _LEAVE_NS

@@ -25,6 +25,7 @@ from ..tcp import counters, tables
 from . import state
 from .applications import Application, Applications, credentials
 from .burst import burst
+from .placement import Placement
 from .rules import Rules
 from .state import Work
 
@@ -118,14 +119,17 @@ class Server:
         self._channels = memory.SlotMapping(len(io["queues"]), state.CHANNEL_BYTES)
         self._arguments = (
             s, io, header.slots, device.doorbells, header.rings, header.rings.view(np.int64),
-            self._channels.words,
+            header.area, self._channels.words,
         )  # fmt: skip
         self.card = Card(device)
         if offload:
             s["control"]["tso_bytes"] = min(self.card.parameters.tso_bytes_max, tables.TSO_MOST)
+        if "commands" in self.card.parameters.features:
+            s["control"]["place_bytes"] = self.card.parameters.frame_bytes_max
+        self._placement = Placement(self.card, s)
         self._rules = Rules(self.card, s, io)
         self._applications = Applications(
-            self.card, self._rules, s, io, self._channels, self._detaching
+            self.card, self._rules, self._placement, s, io, self._channels, self._detaching
         )
         self._clients: dict[int, _Client] = {}
         self._wakes: dict[int, Application] = {}
@@ -143,6 +147,8 @@ class Server:
         for index, each in enumerate(interfaces, 1):
             self.card.store_address(index, each.ip.packed)
         self._applications.open_queue(0)
+        if s["control"]["place_bytes"]:
+            self.card.commands.start()
 
     def stop_descriptor(self) -> int:
         """A byte written here ends `run` (for `signal.set_wakeup_fd`)."""
@@ -182,6 +188,8 @@ class Server:
             self._armed = False
         if work & Work.WAKE_DEVICE:
             self._device.wake()
+        if work & Work.PLACE or len(self._placement):
+            self._placement.turn(now)
         if work & Work.WAKE_APPLICATIONS:
             wakes = int(self._io["wakes"])
             for queue, application in self._applications.by_queue.items():
