@@ -313,7 +313,7 @@ def test_extension_headers_are_passed_over(host, extensions):
     "packet, counter",
     [
         (IPv6(src=PEER, dst="fd00:77::9") / TCP(), "not_ours"),
-        (IPv6(src=PEER, dst=US) / IPv6ExtHdrFragment() / TCP(), "fragments"),
+        (IPv6(src=PEER, dst=US) / IPv6ExtHdrFragment(m=1) / TCP(), "fragments"),
         (IPv6(src="ff02::1", dst=US) / TCP(), "bad_ip"),
         (IPv6(src="::1", dst=US) / TCP(), "bad_ip"),
         (IPv6(src="::", dst=US) / TCP(), "bad_ip"),
