@@ -204,8 +204,8 @@ def on_ipv6(s, memory, at, ip, header_end, payload_length, reason, now):
         return DONE
     whole = ip + total <= header_end
     if protocol == ipv6.FRAGMENT and to_us:
-        place = get16(memory, after + 2) if whole and after + 8 <= end else NONE
-        if place < 0:
+        place = get16(memory, after + 2) if after + 8 <= end else NONE
+        if place < 0 or (place & 0xFFF9 and not whole):
             count(s, counters.BAD_IP)
             return_payload(s)
             return DONE
