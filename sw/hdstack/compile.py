@@ -31,7 +31,7 @@ def entry(function):
 
 def part(function):
     """Decorator: compiled into the entries that call it."""
-    if _interpreting:
+    if _interpreting or numba.config.DISABLE_JIT:
         return function
     made = numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return _without_literals(made)

@@ -150,10 +150,6 @@ class Commands:
         consumer = self._device.read(CONTROL.COMMAND_CONSUMER.offset)
         self._read = self._written - ((self._producer - consumer) & 0xFFFFFFFF)
 
-    def forget(self, cookie: int) -> None:
-        """Wait no more for a command that seems to be lost."""
-        self._waiting.pop(cookie, None)
-
     def _room(self, cells):
         self.poll()  # a command that waits for room in the completion ring holds up the next ones
         self.look()
@@ -211,15 +207,15 @@ class Commands:
             raise DeviceError(f"a command {what.get(status, f'ended with status {status}')}")
         return True
 
-    def wait(self, cookie: int) -> None:
-        """Wait until a command has completed."""
-        self._until(lambda: self.done(cookie), "a command")
+    def wait(self, cookie: int, seconds: float = _SECONDS) -> None:
+        """Wait until a command has completed, at most so long."""
+        self._until(lambda: self.done(cookie), "a command", seconds)
 
-    def _until(self, condition, what):
-        deadline = time.monotonic() + _SECONDS
+    def _until(self, condition, what, seconds=_SECONDS):
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise DeviceError(f"{what} took more than {_SECONDS} s")
+                raise DeviceError(f"{what} took more than {seconds} s")
 
     def _store_doorbell(self, queue, word, value):
         store_release(self._device.doorbells, (1 + queue) * PAGE_WORDS + word, value)

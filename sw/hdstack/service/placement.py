@@ -1,21 +1,26 @@
 """PLACE commands as `hdstack.net.placing` asks for them: sent a few a turn, answers gathered.
 
-Rare work, a few commands a burst, so in plain Python. Nothing here waits: what finds no room in the
-command ring goes in a later turn, and a command without an answer is forgotten after 5 s, by then
-given up in the tables.
+Rare work, a few commands a burst, so in plain Python. No turn waits: what finds no room in the
+command ring goes in a later one, and a command without an answer is lost after 5 s, by then given
+up in the tables. It may be carried out all the same one day; `drain` knows of it.
 """
 
+import logging
+
 from ..driver import AREA_BYTES, Card
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DeviceError
 from ..net import placing
 from ..tcp import tables
 
 __all__ = ["Placement"]
 
+_log = logging.getLogger(__name__)
+
 _TURN = 8
 """Commands sent in one turn."""
 _UNDER_WAY = 32
 """Commands without an answer, at most: others of the stack find room in the ring."""
+_DRAIN_SECONDS = 1.0
 
 
 class Placement:
@@ -31,28 +36,29 @@ class Placement:
             )
         self._card, self._s = card, s
         self._area = card.device.header.layout.area
-        self._under_way: dict[int, tuple[int, int]] = {}  # cookie -> queue, when it is given up
+        self._under_way: dict[int, tuple[int, int]] = {}  # cookie -> queue, when it is lost
+        self._lost: dict[int, int] = {}  # cookie -> queue
 
     def __len__(self) -> int:
-        """Commands without an answer."""
+        """Commands that an answer is awaited of."""
         return len(self._under_way)
 
     def turn(self, now_ns: int) -> None:
-        """Take answers, forget what is lost, send what is due."""
+        """Take answers, note what is lost, send what is due."""
         commands, s = self._card.commands, self._s
-        if self._under_way:
+        if self._under_way or self._lost:
             commands.poll()
-        for cookie, (_, until) in list(self._under_way.items()):
+        for cookie, (queue, until) in list(self._under_way.items()):
             status = commands.status(cookie)
             if status is not None:
                 placing.place_answered(s, cookie, bool(status), now_ns)
             elif now_ns >= until:
-                commands.forget(cookie)
+                self._lost[cookie] = queue
             else:
                 continue
             del self._under_way[cookie]
-        if not self._under_way and commands.free_cells < _TURN:
-            commands.look()  # commands that were lost have left their cells
+        for cookie in [c for c in self._lost if commands.status(c) is not None]:
+            del self._lost[cookie]
         for _ in range(min(_TURN, _UNDER_WAY - len(self._under_way), commands.free_cells)):
             if not placing.next_place(s):
                 break
@@ -67,7 +73,18 @@ class Placement:
         placing.drop_queue(self._s, queue)
 
     def drain(self, queue: int) -> None:
-        """Before `queue` is switched on for another application: wait, at most 5 s, until no
-        command of the last one is left, or it would move that one's payload to this one."""
-        if any(of == queue for of, _ in self._under_way.values()):
-            self._card.commands.wait(self._card.commands.fence())
+        """Before `queue` is switched on for another application: see to it that no command of the
+        last one is left, or it would move that one's payload to this one.
+
+        Waits at most 1 s for the commands, then until the card has given them up.
+        """
+        commands = self._card.commands
+        if queue not in [*self._lost.values(), *(of for of, _ in self._under_way.values())]:
+            return
+        try:
+            commands.wait(commands.fence(), _DRAIN_SECONDS)
+        except DeviceError as error:
+            _log.warning("%s; its ring is begun anew", error)
+            commands.start()  # waits for the command that is being carried out
+            self._under_way.clear()
+            self._lost.clear()
