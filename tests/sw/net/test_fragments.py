@@ -304,6 +304,24 @@ def test_a_datagram_for_nobody_is_answered_as_a_whole_one(host, six):
     assert host.give(*cut(wrong, number=78)) == [] and host.count("bad_checksum") == 1
 
 
+@pytest.mark.parametrize("six", [False, True])
+def test_identifications_differ_by_destination_and_do_not_repeat(host, six):
+    """RFC 7739 section 5.3."""
+    first = {}
+    for k in range(1, 5):
+        seen = []
+        for turn in range(3):
+            packet = ping(2000, six, src=f"fd00:77::{k}1" if six else f"10.77.0.{k}1")
+            answers = host.give(*cut(packet, number=10 * k + turn))
+            numbers = {f[IPv6ExtHdrFragment].id if six else f[IP].id for f in answers}
+            assert len(numbers) == 1
+            seen += numbers
+        assert len(set(seen)) == 3
+        first[k] = seen[0]
+    gaps = {b - a for a, b in zip(first.values(), list(first.values())[1:], strict=False)}
+    assert len(gaps) == 3 and 3 not in gaps
+
+
 def test_extension_headers_stay_and_the_fragment_header_goes(host):
     packet = IPv6(src=PEER6, dst=US6) / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt()
     echo = ICMPv6EchoRequest(id=7, seq=9, data=BYTES[:2000])

@@ -144,11 +144,12 @@ class Scene:
             arguments += ["--stack-uid", uid]
         return self._start("device", arguments, [link_fd])
 
-    def start_stack(self, address: str, mac: str) -> Child:
-        """The stack, at `address` ("10.77.0.2/24")."""
-        return self._start(
-            "stack", ["stack", "--run", self.run, "--address", address, "--mac", mac]
-        )
+    def start_stack(self, address: str, mac: str, *also: str) -> Child:
+        """The stack, at `address` ("10.77.0.2/24") and `also`, of either family."""
+        arguments = ["stack", "--run", self.run, "--address", address, "--mac", mac]
+        for each in also:
+            arguments += ["--also", each]
+        return self._start("stack", arguments)
 
     def start_server(self, name: str, directory: Path, port: int) -> Child:
         """An application that serves `directory`, with a pool of its own."""
