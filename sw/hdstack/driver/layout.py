@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 __all__ = ["AREA_BYTES", "RING_BYTES", "HeaderLayout"]
 
 RING_BYTES = 256 * 1024
-AREA_BYTES = 3 << 20
+AREA_BYTES = 5 << 20
 _PAGE = abi.PAGE_BYTES
 
 

@@ -62,22 +62,22 @@ def mask_of(first, last, word):
 
 
 @part
-def already_here(row, first, last):
+def already_here(s, k, first, last):
     """Of units `first` to `last`: 0 none, 1 some, 2 all are here."""
     some = False
     every = True
     for word in range(first // WORD_UNITS, last // WORD_UNITS + 1):
         mask = mask_of(first, last, word)
-        there = row["have"][word] & mask
+        there = s["units"][k, word] & mask
         some = some or there != 0
         every = every and there == mask
     return 2 if every else (1 if some else 0)
 
 
 @part
-def mark(row, first, last):
+def mark(s, k, first, last):
     for word in range(first // WORD_UNITS, last // WORD_UNITS + 1):
-        row["have"][word] |= mask_of(first, last, word)
+        s["units"][k, word] |= mask_of(first, last, word)
 
 
 @part
@@ -112,7 +112,7 @@ def find(s):
 @part
 def choose(s):
     """A hold for a new datagram: a free one, else the oldest; of a source that has its share, its
-    own oldest. -1: there is none."""
+    own oldest. There always is one, since `placing` takes no more than half of them."""
     p = s["parsed"]
     free = NONE
     oldest = NONE
@@ -136,14 +136,11 @@ def choose(s):
 
 @part
 def take(s, now):
-    """A hold for the datagram of the parsed fragment; -1, counted, where there is no room."""
+    """A hold for the datagram of the parsed fragment."""
     p = s["parsed"]
     w = s["whole"]
     control = s["control"]
     k = choose(s)
-    if k < 0:
-        count(s, counters.FRAGMENTS_NO_ROOM)
-        return k
     row = s["holds"][k]
     if row["state"] == FILLING:
         count(s, counters.FRAGMENTS_EVICTED)
@@ -162,7 +159,7 @@ def take(s, now):
     row["top"] = 0
     row["got"] = 0
     for word in range(UNITS // WORD_UNITS):
-        row["have"][word] = 0
+        s["units"][k, word] = 0
     control["holds_due"] = min(control["holds_due"], row["due"])
     return k
 
@@ -247,7 +244,7 @@ def store(s, area, memory, at, k):
         return False
     first = w["offset"] // 8
     last = (end - 1) // 8
-    here = already_here(row, first, last)
+    here = already_here(s, k, first, last)
     to = data_at(k) + w["offset"]
     start = at + w["start"]
     if here != 0:
@@ -260,7 +257,7 @@ def store(s, area, memory, at, k):
         return True
     for step in range(w["length"]):
         area[to + step] = memory[start + step]
-    mark(row, first, last)
+    mark(s, k, first, last)
     row["got"] += w["length"]
     row["top"] = max(row["top"], end)
     s["counters"][counters.COPIED_BYTES] += w["length"]
@@ -320,8 +317,6 @@ def keep(s, area, memory, at, now):
     k = find(s)
     if k < 0:
         k = take(s, now)
-        if k < 0:
-            return NONE
     row = s["holds"][k]
     if row["state"] == GIVEN_UP:
         count(s, counters.FRAGMENTS_LATE)

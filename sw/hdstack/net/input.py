@@ -31,7 +31,7 @@ MOVE = 2
 
 _FRAGMENT = int(RxOutcome.FRAGMENT)
 _UNCHECKED = tuple(int(r) for r in (RxOutcome.FRAGMENT, RxOutcome.EXTENSION,
-                                    RxOutcome.LONG_HEADER))  # fmt: skip
+                                    RxOutcome.LONG_HEADER, RxOutcome.MALFORMED))  # fmt: skip
 """Reasons for which a frame comes whole before the card has looked at its transport's checksum."""
 
 

@@ -1,10 +1,11 @@
 """Payload in header memory, moved to the application that owns it by the card's PLACE.
 
 A hold in state MOVING is a whole frame in the area: one that landed on queue 0, or a datagram made
-of fragments. Its payload goes in pieces of at most a buffer, each by a PLACE command of its own,
-and each comes back as a record of the owner's queue, without headers: these stand in the hold, and
-`on_placed` hands both on, as of a frame that the card has split. So TCP knows of no byte before it
-is in a buffer. A piece that finds no buffer makes no record; it is lost as on the wire.
+of fragments (a large one stays where it was made). Its payload goes in pieces of at most a buffer,
+each by a PLACE command of its own, and each comes back as a record of the owner's queue, without
+headers: these stand in the hold, and `on_placed` hands both on, as of a frame that the card has
+split. So TCP knows of no byte before it is in a buffer. A piece that finds no buffer makes no
+record; it is lost as on the wire.
 
 The commands themselves are written by the driver (`hdstack.service.placement`): `next_place`, then
 `place_answered`. The cookie of a command tells hold, use of the hold, and piece; a record of an
@@ -22,6 +23,8 @@ from ..tcp.tables import (
     MOVE_BYTES,
     NEVER,
     NONE,
+    OWN_MOVES,
+    QUEUES,
     REGIONS,
     SECOND,
 )
@@ -33,14 +36,15 @@ from .fragments import FREE, MOVING, data_at
 __all__ = ["drop_queue", "next_place", "place_answered"]
 
 COOKIE = 1 << 31
-"""Set in cookies of these commands alone."""
-USES = 1 << 16
-PIECES_MOST = 256
-OWN_MOST = 8
-"""Holds with frames of one application that are moved at a time, so that another finds room."""
-DATAGRAMS_MOST = 16
-"""Holds for datagrams that are moved at a time: the others are for fragments."""
-OWN_DATAGRAMS_MOST = 4
+"""Set in cookies of these commands alone; then come 9 bits of hold, 14 of use, 8 of piece."""
+HOLD_SHIFT = 22
+USE_SHIFT = 8
+USES = 1 << (HOLD_SHIFT - USE_SHIFT)
+PIECES_MOST = 1 << USE_SHIFT
+assert HOLDS <= 1 << (31 - HOLD_SHIFT)
+LARGE_MOST = QUEUES
+"""Of the holds for datagrams, those that are moved at a time, one of each application; the others
+are for fragments."""
 PATIENCE = 5 * SECOND
 """How long a command may go without an answer."""
 GRACE = 250 * MILLISECOND
@@ -64,7 +68,7 @@ def piece_bytes(s, queue, protocol, length):
 
 @part
 def choose(s, queue):
-    """A free hold for a frame that is to be moved to `queue`, or -1."""
+    """A free hold for a frame that is to be moved to `queue`, or -1: it has its share."""
     free = NONE
     own = 0
     for k in range(DATAGRAMS, HOLDS):
@@ -73,43 +77,48 @@ def choose(s, queue):
             free = k
         elif row["queue"] == queue:
             own += 1
-    return free if own < OWN_MOST else NONE
+    return free if own < OWN_MOVES else NONE
 
 
 @part
-def may_move(s, queue):
-    """Whether one more datagram may be moved to `queue`."""
-    own = 0
+def may_stay(s, queue):
+    """Whether a large datagram may be moved to `queue` from where it was made."""
     every = 0
     for k in range(DATAGRAMS):
         row = s["holds"][k]
         if row["state"] == MOVING:
             every += 1
-            own += 1 if row["queue"] == queue else 0
-    return every < DATAGRAMS_MOST and own < OWN_DATAGRAMS_MOST
+            if row["queue"] == queue:
+                return False
+    return every < LARGE_MOST
 
 
 @part
 def begin(s, area, memory, at, k, now):
-    """Begin to move the payload that `whole` tells of, of the frame at `at`: the whole datagram of
-    hold `k`, or (-1) a frame of a receive ring, which is copied. False, counted: it is lost."""
+    """Begin to move the payload that `whole` tells of, of the frame at `at`: a datagram in hold
+    `k`, or (-1) a frame of a receive ring.
+
+    Gives the hold that is moved: `k` for a large datagram, else a copy; -1, counted: it is lost.
+    """
     w = s["whole"]
+    size = w["header"] + w["length"]
     most = piece_bytes(s, w["queue"], w["protocol"], w["length"])
-    copied = k < 0
-    if copied:
-        fits = w["header"] + w["length"] <= MOVE_BYTES
-        k = choose(s, w["queue"]) if fits and most > 0 else NONE
-    elif most == 0 or not may_move(s, w["queue"]):
+    copied = size <= MOVE_BYTES
+    if most == 0 or (k < 0 and not copied):
+        k = NONE
+    elif copied:
+        k = choose(s, w["queue"])
+    elif not may_stay(s, w["queue"]):
         k = NONE
     if k < 0:
         count(s, counters.PLACE_NO_ROOM)
-        return False
+        return k
     row = s["holds"][k]
     if copied:
         row["start"] = data_at(k)
-        for step in range(w["header"] + w["length"]):
+        for step in range(size):
             area[row["start"] + step] = memory[at + step]
-        s["counters"][counters.COPIED_BYTES] += w["header"] + w["length"]
+        s["counters"][counters.COPIED_BYTES] += size
     row["state"] = MOVING
     row["use"] = (row["use"] + 1) % USES
     row["queue"] = w["queue"]
@@ -132,7 +141,7 @@ def begin(s, area, memory, at, k, now):
     control = s["control"]
     control["moving"] += 1
     control["holds_due"] = min(control["holds_due"], row["due"])
-    return True
+    return k
 
 
 @part
@@ -145,10 +154,10 @@ def end(s, k):
 @part
 def hold_of(s, cookie):
     """The hold whose use the cookie names, if that lasts; else -1."""
-    k = (cookie >> 24) & 127
+    k = (cookie & (COOKIE - 1)) >> HOLD_SHIFT
     if cookie & COOKIE == 0 or k >= HOLDS or s["holds"][k]["state"] != MOVING:
         return NONE
-    return k if s["holds"][k]["use"] == (cookie >> 8) & (USES - 1) else NONE
+    return k if s["holds"][k]["use"] == (cookie >> USE_SHIFT) & (USES - 1) else NONE
 
 
 @part
@@ -173,7 +182,7 @@ def next_place(s):
     row = s["holds"][best]
     place = s["place"]
     piece = row["sent"]
-    place["cookie"] = COOKIE | best << 24 | row["use"] << 8 | piece
+    place["cookie"] = COOKIE | best << HOLD_SHIFT | row["use"] << USE_SHIFT | piece
     place["queue"] = row["queue"]
     place["offset"] = row["start"] + row["header"] + piece * row["piece_bytes"]
     place["length"] = piece_of(row, piece)

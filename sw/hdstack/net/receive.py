@@ -29,11 +29,13 @@ def on_fragment(s, area, memory, at, left, now):
     row = s["holds"][k]
     start = row["start"]
     verdict = on_frame(s, 0, area, start, row["length"], 0, NONE, 0, left, _FRAGMENT, now)
-    if verdict == MOVE and placing.begin(s, area, area, start, k, now):
-        return
-    if verdict == FRAGMENT:  # fragments of a fragment
+    stays = NONE
+    if verdict == MOVE:
+        stays = placing.begin(s, area, area, start, k, now)
+    elif verdict == FRAGMENT:  # fragments of a fragment
         count(s, counters.FRAGMENTS_BAD)
-    row["state"] = fragments.FREE
+    if stays != k:
+        row["state"] = fragments.FREE
 
 
 @part

@@ -433,6 +433,7 @@ class Server:
             "queues": {str(q): self._queue_row(q) for q in live},
             "bursts": int(self._io["bursts"]),
             "rules": len(self._rules),
+            "moving": int(self._s["control"]["moving"]),
             "pid": os.getpid(),
         }
         for client in self._counted:

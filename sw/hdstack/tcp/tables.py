@@ -29,12 +29,13 @@ __all__ = [
 QUEUES = 16
 REGIONS = 16
 DATAGRAMS = 32
-MOVES = 32
+OWN_MOVES = 16
+MOVES = OWN_MOVES * (QUEUES - 1)
 HOLDS = DATAGRAMS + MOVES
 """What lies in the stack's area of header memory: datagrams that are put together from fragments,
-then whole frames whose payload waits to be moved."""
+then whole frames whose payload waits to be moved, so many of each application."""
 DATAGRAM_BYTES = 17 * 4096
-MOVE_BYTES = 4 * 4096
+MOVE_BYTES = 9 * 1024
 HEAD_BYTES = 512
 """Before the data of a datagram: room for the headers of its first fragment."""
 AREA_BYTES = DATAGRAMS * DATAGRAM_BYTES + MOVES * MOVE_BYTES
@@ -43,7 +44,7 @@ UNITS = 1 << 13
 LISTENERS = 64
 NEIGHBOURS = 64
 FRAMES = 64
-"""Of the stack's own, on their way out; the largest answer to an echo takes 47 of them."""
+"""Of the stack's own, on their way out; the largest answer to an echo takes 46 of them."""
 LOCALS = 8
 ROUTES = 16
 PATHS = 64
@@ -192,7 +193,6 @@ HOLD = np.dtype(
         # of what is moved: its frame in the area, payload in pieces, a PLACE each
         " start length seq flags pieces piece_bytes sent answered arrived"
     )
-    + [("have", "<i8", (UNITS // 64,))]
 )
 PLACE = np.dtype(_integers("cookie queue offset length"))
 """A PLACE for the driver to send; `offset` in the area."""
@@ -223,6 +223,7 @@ STATE = np.dtype(
         ("parsed", PARSED),
         ("whole", WHOLE),
         ("holds", HOLD, (HOLDS,)),
+        ("units", "<i8", (DATAGRAMS, UNITS // 64)),
         ("place", PLACE),
         ("request", REQUEST),
     ],

@@ -184,7 +184,11 @@ def test_one_application_leaves_room_for_the_moves_of_another(host):
         host.hand_in(frame, NO_RULE)
         for part in cut(segment(one, 10 * k, BYTES[:900]), number=k):
             host.hand_in(part)
-    assert host.holds(3) == 8 + 4 and host.count("place_no_room") == 32 + 36
+    assert host.holds(3) == 16 and host.count("place_no_room") == 80 - 16
+    for k in range(3):  # larger than the room for a frame: moved from where they were made
+        for part in cut(segment(one, 10 * k, BYTES[:10000]), number=50 + k):
+            host.hand_in(part)
+    assert host.holds(3) == 16 + 1 and host.count("place_no_room") == 80 - 16 + 2
     host.lost = False
     host.give(*cut(segment(two, 0, BYTES[:900])))
     host.give(ethernet() / segment(two, 900, BYTES[900:1000]), reason=NO_RULE)

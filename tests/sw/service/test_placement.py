@@ -200,16 +200,16 @@ def test_commands_that_are_lost_free_their_holds_and_the_stack_goes_on(wire):
         ring = wire.card.commands.base, wire.card.commands.bytes
         wire.card.commands.bytes = 0  # as if the card had forgotten them
         peer.seq = 1001
-        wire.give(*(peer.packet("PA", DATA[:100]) for _ in range(10)))
-        wire.await_counter("place_no_room", 2)
-        wire.await_counter("place_lost", 8)
+        wire.give(*(peer.packet("PA", DATA[:100]) for _ in range(20)))
+        wire.await_counter("place_no_room", 4)
+        wire.await_counter("place_lost", 16)
         wire.card.commands.base, wire.card.commands.bytes = ring
         peer.send(DATA[:100])
         assert end(peer) == hashlib.sha256(DATA[:100]).hexdigest()
 
     serving(wire, scene)
     counters = wire.counters()
-    assert counters["place_lost"] == 8 and counters["place_late"] >= 1
+    assert counters["place_lost"] == 16 and counters["place_late"] >= 1
 
 
 @pytest.mark.parametrize("answers", [True, False])
