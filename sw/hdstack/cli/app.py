@@ -155,6 +155,25 @@ def fetch(
 
 
 @app.command()
+def echo(
+    run: RunDirectory,
+    port: Annotated[int, typer.Option(help="UDP port.", min=1, max=65535)] = 7,
+    pool: Annotated[int, typer.Option(help="MiB of the payload pool.", min=1, max=1024)] = 16,
+    uid: Uid = None,
+    ready_fd: ReadyFd = None,
+    parent_pid: ParentPid = None,
+    control_fd: ControlFd = None,
+):
+    """Send every UDP datagram back to where it came from, as an application on the stack.
+
+    [bold]Example:[/bold]  hdsnic echo --port 7
+    """
+    from .echo import run_echo
+
+    run_echo(run, port, pool << 20, uid, ready_fd, parent_pid, control_fd)
+
+
+@app.command()
 def stats(
     run: RunDirectory,
     json: Annotated[bool, typer.Option("--json", help="All of it, as one JSON object.")] = False,

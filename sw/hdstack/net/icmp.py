@@ -1,10 +1,11 @@
-"""ICMP (RFC 792): echo is answered, errors about our segments go to TCP, what nobody here takes is
-answered by "unreachable" (RFC 1122 section 3.2.2.1). Whatever is sent is limited in rate."""
+"""ICMP (RFC 792): echo is answered, errors go to TCP and UDP, what nobody here takes is answered by
+"unreachable" (RFC 1122 section 3.2.2.1). Whatever is sent is limited in rate."""
 
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
 from ..tcp.tables import FRAME_BYTES
+from ..udp import input as udp
 from . import ipv4, tcp_header
 from .bytesio import checksum, get16, get32, get48, put8, put16, put48
 from .frames import begin_answer
@@ -84,7 +85,8 @@ def send_error(s, memory, at, ip, total, kind, code, now):
 
 @part
 def on_error(s, memory, message, length, now):
-    """An error that quotes a packet: TCP is told if it is a segment of ours in flight."""
+    """An error that quotes a packet: TCP is told if it is a segment of ours in flight, UDP if it
+    may be a datagram of ours."""
     kind = memory[message]
     code = memory[message + 1]
     quoted = message + 8
@@ -93,7 +95,9 @@ def on_error(s, memory, message, length, now):
         count(s, counters.BAD_ICMP)
         return
     size = get16(memory, quoted + 2)
-    if memory[quoted + 9] != ipv4.TCP or get16(memory, quoted + 6) & 0x1FFF:
+    protocol = memory[quoted + 9]
+    known = protocol == ipv4.TCP or protocol == ipv4.UDP
+    if not known or get16(memory, quoted + 6) & 0x1FFF:
         count(s, counters.ERRORS_IGNORED)
         return
     p = s["parsed"]
@@ -102,6 +106,11 @@ def on_error(s, memory, message, length, now):
     p["remote_high"] = 0
     p["remote_address"] = get32(memory, quoted + 16)
     tcp_header.quote(p, memory, quoted + header)
+    if protocol == ipv4.UDP:
+        too_big = kind == UNREACHABLE and code == TOO_BIG
+        refused = kind == UNREACHABLE and code in (PROTOCOL, PORT)
+        udp.on_error(s, too_big, get16(memory, message + 6), size, refused, now)
+        return
     index = path.quoted_connection(s, p["seq"])
     if index < 0:
         count(s, counters.ERRORS_IGNORED)

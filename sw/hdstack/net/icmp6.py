@@ -1,10 +1,11 @@
-"""ICMPv6 (RFC 4443): echo is answered, errors about our segments go to TCP, neighbour discovery to
+"""ICMPv6 (RFC 4443): echo is answered, errors go to TCP and UDP, neighbour discovery to
 `ndp`. Shares the rate limit of ICMP."""
 
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
 from ..tcp.tables import FRAME_BYTES
+from ..udp import input as udp
 from . import ipv6, ndp, tcp_header
 from .bytesio import get8, get16, get32, get48, get64, put8, put16, put32, put48
 from .frames import begin_answer
@@ -87,7 +88,8 @@ def send_error(s, memory, at, ip, total, kind, code, pointer, now):
 
 @part
 def on_error(s, memory, message, length, now):
-    """An error that quotes a packet: TCP is told if it is a segment of ours in flight."""
+    """An error that quotes a packet: TCP is told if it is a segment of ours in flight, UDP if it
+    may be a datagram of ours."""
     kind = get8(memory, message)
     code = get8(memory, message + 1)
     quoted = message + 8
@@ -95,7 +97,7 @@ def on_error(s, memory, message, length, now):
         count(s, counters.BAD_ICMP)
         return
     protocol, tcp = ipv6.find_payload(memory, quoted, message + length - 8)
-    if protocol != ipv6.TCP:
+    if protocol != ipv6.TCP and protocol != ipv6.UDP:
         count(s, counters.ERRORS_IGNORED)
         return
     p = s["parsed"]
@@ -104,6 +106,11 @@ def on_error(s, memory, message, length, now):
     p["remote_high"] = get64(memory, quoted + 24)
     p["remote_address"] = get64(memory, quoted + 32)
     tcp_header.quote(p, memory, tcp)
+    if protocol == ipv6.UDP:
+        size = ipv6.HEADER_BYTES + get16(memory, quoted + 4)
+        refused = kind == UNREACHABLE and code == PORT
+        udp.on_error(s, kind == TOO_BIG, get32(memory, message + 4), size, refused, now)
+        return
     index = path.quoted_connection(s, p["seq"])
     if index < 0:
         count(s, counters.ERRORS_IGNORED)

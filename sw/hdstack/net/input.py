@@ -1,33 +1,42 @@
 """A record of a receive ring: its header bytes are looked at here, once, and handed on.
 
-ARP and ICMP echo are answered here; TCP goes to `hdstack.tcp.input`. What the card verified
-(lengths against the frame, IPv4, TCP and UDP checksums) is not verified again; what would make
-this code read beyond the record is, and what the card could not verify (fragments, extension
-headers, long ones). Fragments, and payload that came whole although an application owns it, are
-told to the caller (`receive`), by a verdict and the row `whole`.
+ARP and ICMP echo are answered here; TCP goes to `hdstack.tcp.input`, UDP to `hdstack.udp.input`.
+What the card verified (lengths against the frame, IPv4, TCP and UDP checksums) is not verified
+again; what would make this code read beyond the record is, and what the card could not verify
+(fragments, extension headers, long ones). Fragments, and payload that came whole although an
+application owns it, are told to the caller (`receive`), by a verdict and the row `whole`.
 """
 
+from hdsnic import abi
 from hdsnic.abi import RxOutcome
 
 from ..compile import entry, part
 from ..tcp import counters
 from ..tcp.emit import SYN
-from ..tcp.input import on_segment, return_payload
+from ..tcp.input import on_segment
 from ..tcp.routes import is_host, is_local
-from ..tcp.rows import count, return_buffer
-from ..tcp.tables import NONE
-from ..tcp.window import on_record
-from . import arp, ethernet, icmp, icmp6, ipv4, ipv6, tcp_header
+from ..tcp.rows import count, return_payload
+from ..tcp.tables import CHAIN_MOST, NONE, REGIONS
+from ..tcp.window import on_payload, on_record
+from ..udp import input as udp
+from . import arp, ethernet, icmp, icmp6, ipv4, ipv6, tcp_header, udp_header
 from .bytesio import checksum, fold, get8, get16, get32, get48, get64
 from .owner import owner_of
 
-__all__ = ["DONE", "FRAGMENT", "MOVE", "on_frame"]
+__all__ = ["DONE", "FRAGMENT", "MOVE", "on_frame", "take_chain"]
+
+WORD_BYTES = abi.CHAINED_BUFFER.bytes
+ELEMENT_AT, REGION_AT, LENGTH_AT = (
+    abi.CHAINED_BUFFER.offsets[name] // 8 for name in ("element", "region", "length")
+)
 
 DONE = 0
 FRAGMENT = 1
 """The frame holds a fragment for us."""
 MOVE = 2
 """The frame's payload is to be moved to an application's buffers, by PLACE."""
+_NOBODY = 3
+"""A datagram that nobody takes: its sender is told."""
 
 _FRAGMENT = int(RxOutcome.FRAGMENT)
 _UNCHECKED = tuple(int(r) for r in (RxOutcome.FRAGMENT, RxOutcome.EXTENSION,
@@ -87,6 +96,8 @@ def on_tcp(s, memory, at, ip, header, total, header_end, payload_length, reason,
     there = min(ip + total, header_end) - (ip + header)
     size = tcp_header.parse(s, memory, ip + header, there)
     p = s["parsed"]
+    if p["region"] >= 0:
+        on_payload(s, p["queue"], payload_length)
     length = total - header - size
     if size == 0 or length < 0 or (p["region"] >= 0 and length != payload_length):
         count(s, counters.BAD_SEGMENT)
@@ -107,6 +118,31 @@ def on_tcp(s, memory, at, ip, header, total, header_end, payload_length, reason,
     count(s, counters.SEGMENTS_IN)
     on_segment(s, now)
     return DONE
+
+
+@part
+def on_udp(s, memory, at, ip, header, total, header_end, payload_length, reason, now):
+    """UDP of at most `total` - `header` bytes, as `on_tcp`; _NOBODY where nobody takes it."""
+    there = min(ip + total, header_end) - (ip + header)
+    length = udp_header.parse(s, memory, ip + header, there, total - header)
+    p = s["parsed"]
+    if length < 0 or (p["region"] >= 0 and length != payload_length):
+        count(s, counters.BAD_DATAGRAM)
+        return_payload(s)
+        return DONE
+    p["length"] = length
+    whole = ip + total <= header_end
+    size = udp_header.HEADER_BYTES + length
+    unchecked = reason in _UNCHECKED and p["region"] < 0
+    if unchecked and not (whole and sum_is_good(s, memory, ip + header, size, ipv4.UDP)):
+        count(s, counters.BAD_CHECKSUM)
+        return DONE
+    if length > 0 and p["region"] < 0 and whole:
+        payload = ip + header + udp_header.HEADER_BYTES
+        if to_be_moved(s, ipv4.UDP, at, ip, ip + header, payload, length, now):
+            count(s, counters.WHOLE_DATAGRAMS)
+            return MOVE
+    return DONE if udp.on_datagram(s) else _NOBODY
 
 
 @part
@@ -148,29 +184,23 @@ def on_ipv4(s, memory, at, ip, header_end, payload_length, reason, now):
         )  # fmt: skip
     if protocol == ipv4.TCP:
         return on_tcp(s, memory, at, ip, header, total, header_end, payload_length, reason, now)
+    if protocol == ipv4.UDP:
+        verdict = on_udp(
+            s, memory, at, ip, header, total, header_end, payload_length, reason, now
+        )  # fmt: skip
+        if verdict == _NOBODY:
+            there = min(total, header_end - ip)
+            icmp.send_error(s, memory, at, ip, there, icmp.UNREACHABLE, icmp.PORT, now)
+            return DONE
+        return verdict
     return_payload(s)
     if protocol == ipv4.ICMP and whole:
         icmp.on_packet(s, memory, at, ip, header, total, now)
         return DONE
-    if protocol == ipv4.UDP and not udp_is_good(s, memory, ip + header, ip + total, whole, reason):
-        return DONE
     count(s, counters.OTHER_PROTOCOL)
     if whole and protocol != ipv4.ICMP:
-        code = icmp.PORT if protocol == ipv4.UDP else icmp.PROTOCOL
-        icmp.send_error(s, memory, at, ip, total, icmp.UNREACHABLE, code, now)
+        icmp.send_error(s, memory, at, ip, total, icmp.UNREACHABLE, icmp.PROTOCOL, now)
     return DONE
-
-
-@part
-def udp_is_good(s, memory, at, end, whole, reason):
-    """Whether a datagram that the card did not check is sound; counted if not."""
-    if reason not in _UNCHECKED:
-        return True
-    length = get16(memory, at + 4) if whole and at + 8 <= end else 0
-    if length < 8 or at + length > end or not sum_is_good(s, memory, at, length, ipv4.UDP):
-        count(s, counters.BAD_CHECKSUM)
-        return False
-    return True
 
 
 @part
@@ -222,6 +252,15 @@ def on_ipv6(s, memory, at, ip, header_end, payload_length, reason, now):
         return on_tcp(
             s, memory, at, ip, after - ip, total, header_end, payload_length, reason, now
         )  # fmt: skip
+    if protocol == ipv6.UDP and to_us:
+        verdict = on_udp(
+            s, memory, at, ip, after - ip, total, header_end, payload_length, reason, now
+        )  # fmt: skip
+        if verdict == _NOBODY:
+            there = min(total, header_end - ip)
+            icmp6.send_error(s, memory, at, ip, there, icmp6.UNREACHABLE, icmp6.PORT, 0, now)
+            return DONE
+        return verdict
     return_payload(s)
     if protocol == ipv6.ICMP and whole:
         reassembled = reason == _FRAGMENT
@@ -229,16 +268,29 @@ def on_ipv6(s, memory, at, ip, header_end, payload_length, reason, now):
             s, memory, at, ip, after, ip + total - after, to_us, reassembled, now
         )  # fmt: skip
         return DONE
-    if protocol == ipv6.UDP and not udp_is_good(s, memory, after, ip + total, whole, reason):
-        return DONE
     count(s, counters.OTHER_PROTOCOL)
-    if whole and to_us and not unspecified and protocol >= 0:
-        if protocol == ipv6.UDP:
-            icmp6.send_error(s, memory, at, ip, total, icmp6.UNREACHABLE, icmp6.PORT, 0, now)
-        elif after == ip + ipv6.HEADER_BYTES:
-            kind, code = icmp6.PARAMETER_PROBLEM, icmp6.NEXT_HEADER
-            icmp6.send_error(s, memory, at, ip, total, kind, code, 6, now)
+    known = protocol >= 0 and after == ip + ipv6.HEADER_BYTES
+    if whole and to_us and not unspecified and known:
+        kind, code = icmp6.PARAMETER_PROBLEM, icmp6.NEXT_HEADER
+        icmp6.send_error(s, memory, at, ip, total, kind, code, 6, now)
     return DONE
+
+
+@entry
+def take_chain(s, memory, at, buffers):
+    """Before `on_frame`: `buffers` more buffers have payload (CHAINED_BUFFER, from index `at`)."""
+    p = s["parsed"]
+    p["chained"] = min(buffers, CHAIN_MOST)
+    for step in range(p["chained"]):
+        word = at + WORD_BYTES * step
+        element = get8(memory, word + ELEMENT_AT)
+        element |= get8(memory, word + ELEMENT_AT + 1) << 8
+        element |= get8(memory, word + ELEMENT_AT + 2) << 16
+        region = get8(memory, word + REGION_AT)
+        row = p["chain"][step]
+        row["length"] = get8(memory, word + LENGTH_AT) | get8(memory, word + LENGTH_AT + 1) << 8
+        row["region"] = region if region < REGIONS else NONE
+        row["offset"] = element * s["regions"][region]["element_bytes"] if region < REGIONS else 0
 
 
 @entry
@@ -253,7 +305,7 @@ def on_frame(
     nothing has come of the frame yet, and `whole` says what to do with it.
     """
     s["control"]["now"] = now
-    on_record(s, queue, posted_left, payload_length if region >= 0 else 0)
+    on_record(s, queue, posted_left)
     p = s["parsed"]
     p["queue"] = queue
     p["region"] = region if payload_length > 0 else -1
@@ -261,7 +313,7 @@ def on_frame(
     skip = ethernet.payload_at(memory, at, header_length)
     if skip < 0:
         count(s, counters.NOT_IP)
-        return_buffer(s, p["region"], offset)
+        return_payload(s)
         return DONE
     p["mac"] = get48(memory, at + 6)
     kind = get16(memory, at + skip - 2)

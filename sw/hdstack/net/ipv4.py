@@ -9,6 +9,7 @@ TCP = 6
 UDP = 17
 TTL = 64
 DONT_FRAGMENT = 0x4000
+MORE_FRAGMENTS = 0x2000
 
 
 @part
@@ -34,3 +35,10 @@ def encode(memory, at, source, destination, protocol, payload):
     put16(memory, at + 10, 0)
     put32(memory, at + 12, source)
     put32(memory, at + 16, destination)
+
+
+@part
+def mark_fragment(memory, at, identification, offset, more):
+    """Make the packet of a written header a fragment: `offset` bytes from the beginning."""
+    put16(memory, at + 4, identification)
+    put16(memory, at + 6, (MORE_FRAGMENTS if more else 0) | offset >> 3)

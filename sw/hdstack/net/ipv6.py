@@ -13,6 +13,7 @@ FRAGMENT = 44
 ICMP = 58
 DESTINATION = 60
 HOP_LIMIT = 64
+FRAGMENT_BYTES = 8
 EXTENSIONS_MAX = 32
 """More do not fit into the 256 bytes of header that the card splits off."""
 
@@ -64,6 +65,14 @@ def encode(memory, at, payload, protocol, hop_limit, high, address, remote_high,
     put64(memory, at + 16, address)
     put64(memory, at + 24, remote_high)
     put64(memory, at + 32, remote_address)
+
+
+@part
+def encode_fragment(memory, at, protocol, identification, offset, more):
+    """Write a fragment header (RFC 8200 section 4.5): `offset` bytes from the beginning."""
+    put16(memory, at, protocol << 8)
+    put16(memory, at + 2, offset | (1 if more else 0))
+    put32(memory, at + 4, identification)
 
 
 @part

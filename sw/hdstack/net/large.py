@@ -7,10 +7,9 @@ from ..tcp.rows import count
 from ..tcp.sequence import MASK, address_key, keyed_hash
 from ..tcp.tables import FRAME_BYTES, SECOND
 from . import ipv4, ipv6
-from .bytesio import checksum, get8, get32, get48, get64, put8, put16, put32, put48
+from .bytesio import checksum, get8, get32, get48, get64, put16, put48
 from .frames import begin_frame, may_answer
 
-MORE_FRAGMENTS = 0x2000
 SALT = 0x66726167
 
 
@@ -29,7 +28,7 @@ def send_large(s, memory, at, ip, message, length, now):
     packet at `ip` of frame `at`: echo of either family."""
     mtu = min(s["control"]["mss"] + 40, FRAME_BYTES - 14)
     ip6 = get8(memory, ip) >> 4 == 6
-    headers = ipv6.HEADER_BYTES + 8 if ip6 else ipv4.HEADER_BYTES
+    headers = ipv6.HEADER_BYTES + ipv6.FRAGMENT_BYTES if ip6 else ipv4.HEADER_BYTES
     most = (mtu - headers) & ~7
     frames = (length + most - 1) // most
     if not may_answer(s, frames, now):
@@ -56,15 +55,11 @@ def send_large(s, memory, at, ip, message, length, now):
                 out, 14, 8 + size, ipv6.FRAGMENT, ipv6.HOP_LIMIT, get64(memory, ip + 24),
                 get64(memory, ip + 32), get64(memory, ip + 8), get64(memory, ip + 16),
             )  # fmt: skip
-            put8(out, 54, ipv6.ICMP)
-            put8(out, 55, 0)
-            put16(out, 56, offset | (1 if more else 0))
-            put32(out, 58, number)
+            ipv6.encode_fragment(out, 54, ipv6.ICMP, number, offset, more)
         else:
             put16(out, 12, 0x0800)
             ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, size)
-            put16(out, 18, number)
-            put16(out, 20, (offset // 8) | (MORE_FRAGMENTS if more else 0))
+            ipv4.mark_fragment(out, 14, number, offset, more)
             put16(out, 24, checksum(out, 14, ipv4.HEADER_BYTES))
         for k in range(size):
             out[14 + headers + k] = memory[message + offset + k]

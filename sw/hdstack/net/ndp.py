@@ -6,13 +6,13 @@ router advertises is not taken: addresses and routes are configuration.
 
 from ..compile import part
 from ..tcp import counters
-from ..tcp.open import neighbour_known
 from ..tcp.routes import is_host, is_local
 from ..tcp.rows import count
 from .bytesio import get8, get48, get64, put16, put32, put48
 from .frames import begin_frame
 from .ipv6 import HEADER_BYTES, ICMP, encode, message_checksum
 from .neighbour import learn
+from .waiting import neighbour_known
 
 SOLICITATION = 135
 ADVERTISEMENT = 136

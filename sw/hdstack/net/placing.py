@@ -15,7 +15,7 @@ earlier use carries nothing.
 from ..compile import entry, part
 from ..tcp import counters
 from ..tcp.emit import FIN, PSH
-from ..tcp.rows import count, return_buffer
+from ..tcp.rows import count, return_payload
 from ..tcp.tables import (
     DATAGRAMS,
     HOLDS,
@@ -249,8 +249,11 @@ def on_placed(s, area, queue, cookie, payload, region, offset, left):
             k = NONE
     if k < 0:
         count(s, counters.PLACE_LATE)
-        on_record(s, queue, left, payload)
-        return_buffer(s, region, offset)
+        on_record(s, queue, left)
+        p = s["parsed"]
+        p["region"] = region
+        p["offset"] = offset
+        return_payload(s)
         return k
     count(s, counters.PLACED)
     row = s["holds"][k]

@@ -44,6 +44,7 @@ def warm() -> None:
     core.set_region(s, 0, 1, 1, 2048, 4096, 1)
     core.clear_region(s, 0)
     core.listener_ready(s, 0, 0)
+    core.endpoint_ready(s, 0, 0)
     core.on_attach_tx(s, 1)
     core.next_segment(s, 1)
     core.drop_owner(s, 1, 0)

@@ -17,15 +17,20 @@ from ..driver.rings import (
     EXTENSIONS,
     HASH,
     HEADER_LENGTH,
+    NO_CHECKSUM,
     PAYLOAD_LENGTH,
     POSTED_LEFT,
     REASON,
     REGION,
+    TCP_CHECKSUM,
+    TIME_STAMP,
+    UDP_CHECKSUM,
     put_descriptor,
     put_reference,
     receive_base,
     transmit_base,
 )  # fmt: skip
+from ..net.input import take_chain
 from ..net.output import encode_segment
 from ..net.receive import on_deadline, on_receive
 from ..tcp.core import (
@@ -40,7 +45,7 @@ from ..tcp.core import (
     segment_queued,
 )  # fmt: skip
 from ..tcp.events import CloseReason, EventKind, RequestKind
-from ..tcp.tables import MAX_REFERENCES, REGIONS
+from ..tcp.tables import MAX_REFERENCES, REGIONS, TCP_SEGMENT, UDP_DATAGRAM
 from .state import (
     CHANNEL_WORDS,
     EVENT_CONSUMER,
@@ -89,6 +94,7 @@ _W_REGION, _S_REGION, _M_REGION = REGION
 _W_REASON, _S_REASON, _M_REASON = REASON
 _W_HASH, _S_HASH, _M_HASH = HASH
 _W_LEFT, _S_LEFT, _M_LEFT = POSTED_LEFT
+_W_STAMP, _S_STAMP, _M_STAMP = TIME_STAMP
 
 
 @part
@@ -162,20 +168,28 @@ def _segments_out(s, io, rings, words, q):
             index = next_segment(s, q)
             continue
         segment = s["segments"][q, index]
-        tcp = segment["kind"] == 0
+        tcp = segment["kind"] == TCP_SEGMENT
+        udp = segment["kind"] == UDP_DATAGRAM
         used = (producer - queue["tx_consumer"]) & _MASK
-        if used + (_SEGMENT_CELLS if tcp else _FRAME_CELLS) > cells:
+        if used + (_SEGMENT_CELLS if tcp or udp else _FRAME_CELLS) > cells:
             break
         at = base + (producer * CELL) % ring_bytes
-        references = segment["references"] if tcp else 0
+        references = segment["references"] if tcp or udp else 0
         more = 8 * (references - 1) if references > 1 else 0
         header = encode_segment(s, q, index, rings, at + CELL + more)
         if tcp:
             ipv4 = segment["remote_high"] == 0
             l4 = 34 if ipv4 else 54
-            put_descriptor(words, at, header, references, 14, l4, ipv4, True, segment["cut"])
+            put_descriptor(
+                words, at, header, references, 14, l4, ipv4, TCP_CHECKSUM, segment["cut"]
+            )
+        elif udp:
+            ipv4 = segment["remote_high"] == 0
+            l4 = 34 if ipv4 else 54
+            sums = UDP_CHECKSUM if segment["fragment"] < 0 else NO_CHECKSUM
+            put_descriptor(words, at, header, references, 14, l4, ipv4, sums, 0)
         else:
-            put_descriptor(words, at, header, 0, 0, 0, False, False, 0)
+            put_descriptor(words, at, header, 0, 0, 0, False, NO_CHECKSUM, 0)
         for k in range(references):
             piece = segment["ref"][k]
             put_reference(
@@ -217,6 +231,8 @@ def _records_in(s, io, rings, words, area, channels, q, producer, now_ns):
             region = -1
         elif region < REGIONS:
             offset = element * s["regions"][region]["element_bytes"]
+        stamps = (first if _W_STAMP == 0 else second) >> _S_STAMP & _M_STAMP
+        take_chain(s, rings, at + CELL + 8 * stamps, extensions - stamps)
         skip = CELL + 8 * extensions
         on_receive(
             s, area, q, rings, at + skip, header, payload, region, offset, left, reason, cookie,

@@ -58,13 +58,17 @@ TABLE = (
     ("bad_checksum", "wrong sum over a datagram that the card did not check", "a faulty hop"),
     ("copied_bytes", "bytes of fragments and whole segments copied within header memory", "none"),
     ("placed", "payloads, or their pieces, moved to applications by PLACE", "none"),
-    ("place_no_room", "payloads dropped: too many for the application await PLACE", "none: resent"),
+    (
+        "place_no_room",
+        "payloads dropped: too large for PLACE, or too many wait",
+        "lower the path MTU",
+    ),
     ("place_refused", "PLACE commands that the card refused", "driver fault"),
     ("place_dropped", "payloads dropped: PLACE found no posted buffer", "post more buffers"),
     ("place_lost", "PLACE commands without an answer", "the card was reset, or its memory failed"),
     ("place_late", "records of PLACE commands given up; buffer returned", "the card is slow"),
     ("bad_ip", "IPv4 header with impossible lengths", "find the sender"),
-    ("other_protocol", "neither TCP nor ICMP echo", "none"),
+    ("other_protocol", "neither TCP, UDP nor ICMP echo", "none"),
     ("arp_in", "ARP packets for us", "none"),
     ("arp_out", "ARP packets sent", "none"),
     ("bad_arp", "ARP packets malformed, or answers never asked for", "an attack, if many"),
@@ -97,6 +101,23 @@ TABLE = (
     ("bad_ndp", "neighbour discovery malformed, or answers never asked for", "an attack, if many"),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
+    ("datagrams_in", "UDP datagrams received", "none"),
+    ("datagrams_out", "UDP datagrams sent", "none"),
+    ("fragments_out", "IP fragments sent of larger datagrams", "send no more than the path MTU"),
+    ("bad_datagram", "UDP header with impossible lengths", "find the sender"),
+    ("no_socket", "UDP datagrams to a port, or from a peer, that no socket has", "a scan, if many"),
+    (
+        "datagrams_refused",
+        "UDP datagrams dropped: the application holds as many as it may",
+        "release views sooner",
+    ),
+    ("whole_datagrams", "UDP datagrams in header memory for a bound port", "shorter IP headers"),
+    (
+        "neighbour_full",
+        "UDP datagrams dropped: others of the application wait for a neighbour, too",
+        "send less before the first answer",
+    ),
+    ("neighbour_silent", "UDP datagrams given up: no neighbour answers", "peer or gateway is down"),
 )
 
 NAMES = tuple(name for name, _, _ in TABLE)
@@ -117,6 +138,8 @@ COUNTERS = len(TABLE)
     COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
     ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT, NDP_IN, NDP_OUT, BAD_NDP,
     CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
+    DATAGRAMS_IN, DATAGRAMS_OUT, FRAGMENTS_OUT, BAD_DATAGRAM, NO_SOCKET, DATAGRAMS_REFUSED,
+    WHOLE_DATAGRAMS, NEIGHBOUR_FULL, NEIGHBOUR_SILENT,
 ) = range(COUNTERS)  # fmt: skip
 
 assert all(globals()[name.upper()] == at for at, name in enumerate(NAMES))

@@ -22,7 +22,7 @@ from .rows import (
     count,
     event_room,
     has_room,
-    return_buffer,
+    return_payload,
     set_pending,
 )
 from .sequence import later, unwrap
@@ -44,13 +44,6 @@ RESET = int(CloseReason.RESET)
 
 TS_RECENT_VALID = 24 * 86400 * SECOND
 """A connection idle for longer cannot compare the peer's time stamps (RFC 7323 section 5.5)."""
-
-
-@part
-def return_payload(s):
-    """The parsed segment's buffer, if it has one, carries nothing."""
-    p = s["parsed"]
-    return_buffer(s, p["region"], p["offset"])
 
 
 @part

@@ -18,6 +18,7 @@ import ipaddress
 import numpy as np
 
 from .. import errors
+from ..udp import tables as udp
 from . import counters, sizes, states
 from .events import EVENT, REQUEST
 
@@ -60,8 +61,11 @@ SACK_BLOCKS = 4
 EVENTS_PER_QUEUE = 1024
 SEGMENTS_PER_QUEUE = 256
 MAX_REFERENCES = 8
+CHAIN_MOST = 16
+"""Buffers of a record after the first; a card has no more (R9)."""
 FRAME_BYTES = 1514
 CONNECTIONS = QUEUES * CONNECTIONS_PER_QUEUE
+ENDPOINTS = QUEUES * udp.ENDPOINTS_PER_QUEUE
 INDEX_BITS = max(16, (CONNECTIONS - 1).bit_length())
 """Of the number by which an application knows a connection; the rest changes with each use."""
 BLOCKS = CONNECTIONS // sizes.BLOCK
@@ -99,6 +103,7 @@ CONTROL = np.dtype(
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
         " frame_next tso_bytes paths locals routes congestion timestamps sack"
         " holds_due moving place_bytes identification"
+        " udp_deadline udp_waiting fragments_sent"
     )
     + [("secret", "<i8", (4,))]
 )
@@ -162,6 +167,7 @@ SEGMENT = np.dtype(
         "kind frame connection mac high address remote_high remote_address local_port remote_port"
         " seq ack flags cut"
         " window mss shift sack_ok ts tsval tsecr sacks payload references"
+        " datagram total fragment more identification checksum"
     )
     + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("ref", REFERENCE, (MAX_REFERENCES,))]
 )
@@ -171,14 +177,19 @@ ARP_PACKET = 1
 """`mac` is the target or 0, `remote_address` the target, `flags` the operation."""
 WHOLE_FRAME = 2
 """The bytes are in row `frame` of `frames`."""
+UDP_DATAGRAM = 3
+"""Row `datagram` of `datagrams`, of `total` bytes of payload, or a part of it: `fragment` is its
+place in the IP payload (-1: whole), `more` is 1 if others follow, `checksum` that of all."""
+CHAINED = np.dtype(_integers("region offset length"))
 PARSED = np.dtype(
     _integers(
         "queue mac remote_high remote_address remote_port local_high local_address local_port seq"
         " ack flags window mss shift length"
-        " region offset sack_ok ts tsval tsecr sacks"
+        " region offset chained sack_ok ts tsval tsecr sacks"
     )
-    + [("sack", "<i8", (2 * SACK_BLOCKS,))]
+    + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("chain", CHAINED, (CHAIN_MOST,))]
 )
+"""`chained`: further buffers of the payload, in `chain`."""
 WHOLE = np.dtype(
     _integers("queue protocol ip transport header start length identification offset more")
 )
@@ -226,6 +237,9 @@ STATE = np.dtype(
         ("units", "<i8", (DATAGRAMS, UNITS // 64)),
         ("place", PLACE),
         ("request", REQUEST),
+        ("endpoints", udp.ENDPOINT, (ENDPOINTS,)),
+        ("datagrams", udp.DATAGRAM, (QUEUES * udp.DATAGRAMS_PER_QUEUE,)),
+        ("udp", udp.UDP_QUEUE, (QUEUES,)),
     ],
     align=True,
 )
@@ -310,6 +324,15 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     for name in ("pending_head", "pending_tail", "waiting_head", "starved_head", "old_head",
                  "old_tail"):  # fmt: skip
         s["queues"][name] = NONE
+    control["udp_deadline"] = NEVER
+    each = udp.DATAGRAMS_PER_QUEUE
+    following = np.arange(1, QUEUES * each + 1)
+    following[each - 1 :: each] = NONE
+    s["datagrams"]["next"] = following
+    s["udp"]["free_datagram"] = np.arange(QUEUES) * each
+    for name in ("waiting", "pending", "flight"):
+        s["udp"][f"{name}_head"] = NONE
+        s["udp"][f"{name}_tail"] = NONE
     s["connections"]["listener"] = NONE
     s["connections"]["pending_next"] = NONE
     s["regions"]["queue"] = NONE

@@ -145,10 +145,10 @@ class Scene:
         return self._start("device", arguments, [link_fd])
 
     def start_stack(self, address: str, mac: str, *also: str) -> Child:
-        """The stack, at `address` ("10.77.0.2/24") and `also`, of either family."""
+        """The stack, at `address` ("10.77.0.2/24") and further ones ("fd00:77::2/64")."""
         arguments = ["stack", "--run", self.run, "--address", address, "--mac", mac]
-        for each in also:
-            arguments += ["--also", each]
+        for further in also:
+            arguments += ["--also", further]
         return self._start("stack", arguments)
 
     def start_server(self, name: str, directory: Path, port: int) -> Child:
@@ -156,6 +156,10 @@ class Scene:
         return self._start(
             name, ["serve", directory, "--run", self.run, "--port", port], control=True
         )
+
+    def start_echo(self, name: str, port: int) -> Child:
+        """An application that sends back what comes to a UDP port."""
+        return self._start(name, ["echo", "--run", self.run, "--port", port], control=True)
 
     def start_fetch(self, name: str, url: str, *more) -> Child:
         """A client application; its result is in its log."""
