@@ -318,7 +318,8 @@ class Server:
             got = receive(client.control)
         except BlockingIOError:
             silent = time.monotonic_ns() - client.since > _GREETING_NS
-            if silent and client.application is None:
+            asked = any(each is client for each in self._counted)  # it is we who are silent
+            if silent and client.application is None and not asked:
                 self._close(client)
             return
         except (OSError, HdstackError) as error:
@@ -438,6 +439,7 @@ class Server:
         }
         for client in self._counted:
             if client in self._clients.values():
+                client.since = time.monotonic_ns()
                 self._answer(client, answer)
         self._counted = []
 

@@ -58,7 +58,11 @@ TABLE = (
     ("bad_checksum", "wrong sum over a datagram that the card did not check", "a faulty hop"),
     ("copied_bytes", "bytes of fragments and whole segments copied within header memory", "none"),
     ("placed", "payloads, or their pieces, moved to applications by PLACE", "none"),
-    ("place_no_room", "payloads dropped: too many for the application await PLACE", "none: resent"),
+    (
+        "place_no_room",
+        "payloads dropped: too large for PLACE, or too many wait",
+        "lower the path MTU",
+    ),
     ("place_refused", "PLACE commands that the card refused", "driver fault"),
     ("place_dropped", "payloads dropped: PLACE found no posted buffer", "post more buffers"),
     ("place_lost", "PLACE commands without an answer", "the card was reset, or its memory failed"),

@@ -97,7 +97,7 @@ def test_cells_of_the_ring_are_free_when_their_commands_are_done_or_read(card, d
     step, card.commands.step = card.commands.step, lambda: False
     cookies = [commands.store_rule(slot=n, valid=1) for n in range(3)]
     assert commands.free_cells == cells - 12 and commands.status(cookies[0]) is None
-    with pytest.raises(DeviceError, match="took more than 0.05 s"):
+    with pytest.raises(DeviceError, match="took more than"):
         commands.wait(cookies[0], 0.05)
     commands.look()
     assert commands.free_cells == cells - 12
