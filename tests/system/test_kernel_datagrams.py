@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from captures import faulty_frames
-from conftest import PEER_ADDRESS, STACK_ADDRESS, STACK_MAC
 
 import hdstack
 from hdstack.cli.demo.peer import NoKernelPeer, open_peer
@@ -22,6 +21,8 @@ from hdstack.cli.demo.scene import PEER_UID, Scene
 pytestmark = pytest.mark.kernel_peer
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide.md"
+PEER_ADDRESS, STACK_ADDRESS = "10.77.0.1", "10.77.0.2"
+STACK_MAC = "02:68:64:73:00:02"
 PEER6, STACK6 = "fd00:77::1", "fd00:77::2"
 PORT_A, PORT_B = 7001, 7002
 WINDOW = 12

@@ -6,12 +6,15 @@ It copies each datagram once between the pool and the program's bytes, counted i
 
 import asyncio
 from collections import deque
+from functools import partial
 
 from .datagrams import DatagramSocket
 
 __all__ = ["DatagramTransport"]
 
 _HIGH = 64 * 1024
+_HEADER_BYTES = 8
+"""Counted for each datagram that is held back, so that those without payload are bounded, too."""
 
 
 class DatagramTransport(asyncio.DatagramTransport):
@@ -27,18 +30,23 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._size = 0
         self._high, self._low = _HIGH, _HIGH // 4
         self._paused = False
-        self._lost = False
-        bound.on_datagram, bound.on_error = self._arrived, self._failed
-        bound.on_room, bound.on_closed = self.push, self._closed
+        self._lost = self._pushing = False
         loop = bound.runtime.loop
         self.made = loop.create_future()
+        # Callbacks of the program have a turn of their own: what they raise is the loop's to tell.
+        self._soon = partial(partial, loop.call_soon)
+        bound.on_closed = self._closed
         loop.call_soon(self._begin)
 
     def _begin(self):
-        self._protocol.connection_made(self)
+        bound = self._socket
+        bound.on_datagram, bound.on_error = self._soon(self._deliver), self._soon(self._failed)
+        bound.on_room = self._push_soon
+        for _ in bound.arrived:  # came before this transport was there
+            bound.on_datagram()
         if not self.made.done():
             self.made.set_result(None)
-        self._arrived()  # what came before this transport was there
+        self._protocol.connection_made(self)
 
     def get_protocol(self):
         return self._protocol
@@ -48,9 +56,10 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     # -- receiving ---------------------------------------------------------------------------
 
-    def _arrived(self):
-        while self._socket.arrived and not self._socket.closing:
-            self._protocol.datagram_received(*self._socket.copy(*self._socket.take()))
+    def _deliver(self):
+        bound = self._socket
+        if bound.arrived and not self.is_closing():
+            self._protocol.datagram_received(*bound.copy(*bound.take()))
 
     def _failed(self, error):
         if not self._lost:
@@ -73,14 +82,20 @@ class DatagramTransport(asyncio.DatagramTransport):
             self._protocol.error_received(error)
             return
         self._backlog.append((data, addr))
-        self._size += len(data)
+        self._size += len(data) + _HEADER_BYTES
         self.push()
         if self._size > self._high and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
 
+    def _push_soon(self):
+        if not self._pushing:
+            self._pushing = True
+            self._socket.runtime.loop.call_soon(self.push)
+
     def push(self) -> None:
         """Hand over what has room."""
+        self._pushing = False
         bound = self._socket
         while self._backlog and bound.has_room and not bound.closing:
             data, addr = self._backlog[0]
@@ -89,7 +104,7 @@ class DatagramTransport(asyncio.DatagramTransport):
                 bound.runtime.wait_for_room(self)
                 break
             self._backlog.popleft()
-            self._size -= len(data)
+            self._size -= len(data) + _HEADER_BYTES
             if data:
                 bound.fill(buffer, data)
             bound.post(buffer, len(data), addr)

@@ -389,3 +389,25 @@ def test_tcp_and_udp_of_one_application_share_its_pool(pair):
             await asyncio.wait([draining])
 
     run(scene())
+
+
+def test_what_a_protocol_raises_is_told_and_costs_no_other_datagram(pair):
+    class Clumsy(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            if data == b"trip":
+                raise RuntimeError("stumbled")
+
+    async def scene():
+        told = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        async with runtimes(pair) as (one, other):
+            port = next(_ports)
+            _, clumsy = await one.create_datagram_endpoint(Clumsy, local_addr=("", port))
+            sender = await other.bind_datagram(remote_addr=(LEFT, port))
+            for data in (b"trip", b"trip", b"last"):
+                await sender.sendto(data)
+            assert [(await clumsy.got.get())[0] for _ in range(3)] == [b"trip", b"trip", b"last"]
+            assert [str(context["exception"]) for context in told] == ["stumbled"] * 2
+
+    run(scene())
