@@ -112,6 +112,21 @@ def test_each_application_saw_what_was_for_it_and_copied_nothing(kernel, scene):
         assert after[name]["copied_bytes"] == after[name]["errors"] == 0
 
 
+@pytest.mark.parametrize("family, address", [
+    (socket.AF_INET, STACK_ADDRESS), (socket.AF_INET6, STACK6),
+])  # fmt: skip
+def test_what_the_kernel_cuts_goes_to_an_application_whole_and_back(kernel, scene, family, address):
+    """The stack puts the fragments together, the card moves the payload by PLACE."""
+    before = scene.observe("stack", "stats")["tcp"]
+    sent = [os.urandom(length) for length in (1473, 2048, 2049, 4000, 8192, 9018)]
+    with udp(kernel, family) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        assert [exchange(client, (address, PORT_A), [data])[0] for data in sent] == sent
+    after = scene.observe("stack", "stats")["tcp"]
+    for name in ("reassembled", "placed", "whole_datagrams"):
+        assert after[name] - before[name] == len(sent), name
+
+
 def test_without_a_checksum_over_ipv4_it_is_taken(kernel, scene):
     with udp(kernel) as client:
         client.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
@@ -221,7 +236,7 @@ def test_the_example_of_the_guide_runs(kernel, scene):
 def test_counters_tell_of_no_drop_and_the_capture_of_no_wrong_checksum(scene):
     counters = scene.observe("stack", "stats")["tcp"]
     assert counters["datagrams_in"] >= 1473 + 1453 + 200
-    for name in ("bad_datagram", "datagrams_refused", "whole_datagrams", "foreign_payload",
+    for name in ("bad_datagram", "datagrams_refused", "place_dropped", "foreign_payload",
                  "neighbour_full", "neighbour_silent", "bad_request", "not_ready"):  # fmt: skip
         assert counters[name] == 0, name
     for name in ("B", "A", "stack", "device"):
