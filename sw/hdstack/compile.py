@@ -26,7 +26,9 @@ _interpreting = False
 
 def entry(function):
     """Decorator: compiled, kept in the cache; for functions that Python calls."""
-    return function if _interpreting else native.compiled(function)
+    if _interpreting or numba.config.DISABLE_JIT:
+        return function
+    return _without_literals(native.compiled(function))
 
 
 def part(function):

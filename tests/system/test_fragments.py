@@ -16,6 +16,7 @@ from middlebox import Middlebox
 from hdstack.cli.demo.namespace import INTERFACE
 from hdstack.cli.demo.scene import Scene
 from hdstack.cli.demo.transfers import SocketUpload, random_file
+from hdstack.errors import ServiceError
 
 pytestmark = pytest.mark.kernel_peer
 
@@ -60,7 +61,14 @@ def scene(kernel, inside):
 
 
 def counters(scene):
-    return scene.observe("stack", "stats")["tcp"]
+    """Counters of TCP; a machine with much else to do may take longer than observers wait."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return scene.observe("stack", "stats")["tcp"]
+        except ServiceError:
+            if time.monotonic() > deadline:
+                raise
 
 
 def gained(scene, before):
