@@ -67,7 +67,7 @@ class EventKind(IntEnum):
     CONNECTED = 2
     """The connection of `socket` is `connection`; `address`:`port` is the peer."""
     ACCEPTED = 3
-    """`connection` is new, from listener number `socket`; `address`:`port` is the peer."""
+    """`connection` is new, from the listener of `socket`; `address`:`port` is the peer."""
     FAILED = 4
     """LISTEN or CONNECT of `socket` failed; `reason` is a CloseReason."""
     READABLE = 5
