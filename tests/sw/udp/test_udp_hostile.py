@@ -76,7 +76,7 @@ def test_spoilt_headers_raise_nothing_and_lose_no_buffer(payload, at, v6, value)
     host.check_udp()
 
 
-def test_a_flood_to_one_application_takes_nothing_of_another(monkeypatch):
+def test_a_flood_to_one_application_takes_nothing_of_another():
     host = UdpHost(load(False), apps=2)
     host.bind(7000)
     other = host.bind(7001, queue=QUEUE + 1)

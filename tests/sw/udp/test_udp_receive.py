@@ -5,10 +5,10 @@ import pytest
 from scapy.layers.inet import ICMP, IP, UDP, IPOption
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
-from tcp_host import ELEMENT, QUEUE, S, Script, load
+from tcp_host import ELEMENT, QUEUE, Script, load
 from udp_host import OUR_MAC, PEER, PEER6, PEER_MAC, US, US6, UdpHost, datagram
 
-from hdstack.tcp.events import Family
+from hdstack.tcp.events import Family, RequestKind
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_datagrams_of_no_bytes_are_bounded_too(host):
     for _ in range(100):
         host.receive(datagram(b""))
     assert len(host.app.datagrams) == 32  # half of 64 buffers
-    host.request(14, connection=host.app.datagrams[0][0], length=32)
+    host.request(RequestKind.TAKEN, connection=host.app.datagrams[0][0], length=32)
     host.receive(datagram(b""))
     assert len(host.app.datagrams) == 33
 
@@ -239,31 +239,30 @@ def test_windows_of_tcp_leave_out_what_udp_may_take(host):
     assert len(host.app.posted) * 1000 >= q["promised"]
 
 
-def test_a_window_that_was_shut_opens_when_datagrams_are_given_back(host):
+def windows(flood):
+    """The windows that a peer of TCP is told while datagrams come, or do not, and are held."""
+    host = UdpHost(load(False))
     host.listen(80)
     script = Script(host)
     script.open()
-    host.bind(7000)
-    host.app.reads = host.app.auto = False
-    for k in range(32):
-        host.receive(datagram(pattern(10, k)))
-    at = 1
-    for _ in range(200):
-        row = script.row
-        room = int(row["rcv_adv"] - row["rcv_nxt"])
-        if room < 1000 or not host.app.posted:
-            break
-        script.give(16, seq=at, ack=1, payload=bytes(1000))
-        at += 1000
-    script.after(S)
-    before = int(script.row["rcv_adv"])
-    for element, (owner, _) in list(host.app.held.items()):
-        if owner == host.app.datagrams[0][0]:
-            host.release(owner, [element], None)
-    assert int(script.row["rcv_adv"]) >= before
-    for element, (owner, length) in list(host.app.held.items()):
-        host.release(owner, element, length)
-    assert int(script.row["rcv_adv"]) > before
+    number = host.bind(7000)
+    host.app.auto = False
+    found = []
+    for k in range(80):
+        if flood:
+            host.receive(datagram(pattern(10, k)))
+        found += [answer.window for answer in script.give(16, 1 + 1000 * k, 1, bytes(1000))]
+        if k % 16 == 15:
+            for element, (owner, _) in list(host.app.held.items()):
+                if owner == number:
+                    host.release(owner, [element], None)
+    return found
+
+
+def test_what_udp_takes_and_gives_back_changes_no_window_of_tcp():
+    quiet = windows(False)
+    assert len(quiet) > 40 and max(quiet) > 20000
+    assert windows(True) == quiet
 
 
 @pytest.mark.parametrize(
