@@ -26,12 +26,14 @@ _interpreting = False
 
 def entry(function):
     """Decorator: compiled, kept in the cache; for functions that Python calls."""
-    return function if _interpreting else native.compiled(function)
+    if _interpreting or numba.config.DISABLE_JIT:
+        return function
+    return _without_literals(native.compiled(function))
 
 
 def part(function):
     """Decorator: compiled into the entries that call it."""
-    if _interpreting:
+    if _interpreting or numba.config.DISABLE_JIT:
         return function
     made = numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return _without_literals(made)

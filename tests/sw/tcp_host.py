@@ -37,6 +37,7 @@ REGION = 3
 GENERATION = 7
 MODULES = (
     "tcp.core", "tcp.tables", "tcp.counters", "tcp.states", "net.input", "net.output", "net.owner",
+    "net.receive", "net.placing", "net.fragments",
 )  # fmt: skip
 
 

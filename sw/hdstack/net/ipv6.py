@@ -41,15 +41,14 @@ def find_unknown_option(memory, at, end):
 
 
 @part
-def find_payload(memory, ip, end):
-    """Behind the extension headers: (protocol, where it begins). Where that cannot be, or must not
-    be looked for: (DROPPED, 0), or (BAD_FIELD or BAD_OPTION, place of what the sender is told)."""
-    protocol = get8(memory, ip + 6)
-    at = ip + HEADER_BYTES
+def pass_over(memory, protocol, first, at, end):
+    """Behind the extension headers from `at` on: (protocol, where it begins). Where that cannot be,
+    or must not be looked for: (DROPPED, 0), or (BAD_FIELD or BAD_OPTION, place of what the sender
+    is told). Hop-by-hop options may only stand at `first`."""
     for _ in range(EXTENSIONS_MAX):
         if protocol != HOP_BY_HOP and protocol != ROUTING and protocol != DESTINATION:
             return protocol, at
-        if protocol == HOP_BY_HOP and at != ip + HEADER_BYTES:
+        if protocol == HOP_BY_HOP and at != first:
             return protocol, at  # it stands first or means nothing
         following = at + 8 * (get8(memory, at + 1) + 1) if at + 8 <= end else end + 1
         if following > end:
@@ -66,6 +65,26 @@ def find_payload(memory, ip, end):
         protocol = get8(memory, at)
         at = following
     return DROPPED, 0
+
+
+@part
+def find_payload(memory, ip, end):
+    """Behind the extension headers of a packet: as `pass_over`."""
+    first = ip + HEADER_BYTES
+    return pass_over(memory, get8(memory, ip + 6), first, first, end)
+
+
+@part
+def find_next_header(memory, ip, protocol):
+    """Where the field is that says that `protocol` follows; the caller knows that there is one."""
+    field = ip + 6
+    at = ip + HEADER_BYTES
+    for _ in range(EXTENSIONS_MAX):
+        if get8(memory, field) == protocol:
+            break
+        field = at
+        at += 8 * (get8(memory, at + 1) + 1)
+    return field
 
 
 @part

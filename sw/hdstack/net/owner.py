@@ -1,13 +1,33 @@
-"""Whose a local port is: for what reaches the stack past the steering rules."""
+"""Whose a packet or a local port is: for what reaches the stack past the steering rules."""
 
 import numpy as np
 
-from ..compile import entry
+from ..compile import entry, part
+from ..tcp import cookies
 from ..tcp.open import find_listener
 from ..tcp.routes import is_local
+from ..tcp.rows import find_connection
 from ..tcp.tables import NONE, QUEUES
-from ..udp.rows import port_owner
+from ..udp.rows import find_endpoint, port_owner
 from .ipv4 import TCP, UDP
+
+__all__ = ["owner", "owner_of"]
+
+
+@part
+def owner_of(s, protocol, now):
+    """Queue of the application whose is the packet of `protocol` with the ends in `s["parsed"]`;
+    -1 where it is nobody's.
+
+    TCP: that of the connection, or of the listener whose SYN cookie comes back. UDP: of the socket.
+    """
+    if protocol == UDP:
+        at = find_endpoint(s)
+        return s["endpoints"][at]["queue"] if at >= 0 else NONE
+    index = find_connection(s)
+    if index >= 0:
+        return s["connections"][index]["queue"]
+    return cookies.awaited(s, now)
 
 
 @entry

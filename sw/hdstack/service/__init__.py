@@ -24,6 +24,7 @@ def warm() -> None:
     from .. import atomic
     from ..driver.device import HeaderMemory, _await_answer, _post
     from ..driver.layout import HeaderLayout
+    from ..net import placing
     from ..tcp import core, tables
     from . import server, state
     from .burst import burst
@@ -50,11 +51,14 @@ def warm() -> None:
     core.next_segment(s, 1)
     core.drop_owner(s, 1, 0)
     arguments = (
-        s, io, header.slots, words, header.rings, header.rings.view(np.int64), channels,
-        state.NO_POOLS,
+        s, io, header.slots, words, header.rings, header.rings.view(np.int64), header.area,
+        channels, state.NO_POOLS,
     )  # fmt: skip
     burst(*arguments, 0)
     bursts(*arguments, 0, 0, 0)
+    placing.drop_queue(s, 1)
+    placing.next_place(s)
+    placing.place_answered(s, 0, False, 0)
     header.close()
 
 

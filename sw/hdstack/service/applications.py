@@ -23,6 +23,7 @@ from ..errors import MemoryRefused, ServiceError
 from ..messages import close_all
 from ..tcp import core, tables
 from . import state
+from .placement import Placement
 from .rules import Rules
 
 __all__ = ["Application", "Applications", "credentials"]
@@ -65,7 +66,8 @@ class Application:
 class Applications:
     """Brings device notices and applications' greetings into the tables of TCP and of the burst."""
 
-    def __init__(self, card: Card, rules: Rules, s, io, channels: memory.SlotMapping, detaching,
+    def __init__(self, card: Card, rules: Rules, placement: Placement, s, io,
+                 channels: memory.SlotMapping, detaching,
                  pools: memory.SlotMapping | None = None):  # fmt: skip
         """`detaching(application)` is called before the sockets of an application are closed.
 
@@ -73,6 +75,7 @@ class Applications:
         """
         self._pools = pools
         self._card, self._rules, self._s, self._io = card, rules, s, io
+        self._placement = placement
         self._channels, self._detaching = channels, detaching
         self.by_queue: dict[int, Application] = {}
         self.used = {0}
@@ -125,6 +128,7 @@ class Applications:
         if queue in self.by_queue:
             self.gone(queue)
             self._finish(self.by_queue[queue])
+        self._placement.drain(queue)
         self.open_queue(queue)
         core.set_queue(self._s, queue, *state.port_range(queue))
         self.by_queue[queue] = Application(
@@ -174,6 +178,7 @@ class Applications:
         for region in list(application.regions):
             self._revoked(region)
         core.drop_owner(self._s, queue, now)
+        self._placement.drop_queue(queue)
         self._rules.drop_queue(queue)
         self._rules.synchronise()
         application.leave_by = now + _LEAVE_NS

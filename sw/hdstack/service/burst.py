@@ -15,6 +15,7 @@ from ..driver.rings import (
     CELL,
     ELEMENT,
     EXTENSIONS,
+    HASH,
     HEADER_LENGTH,
     NO_CHECKSUM,
     PAYLOAD_LENGTH,
@@ -30,8 +31,9 @@ from ..driver.rings import (
     transmit_base,
 )  # fmt: skip
 from ..net.checksums import put_checksums
-from ..net.input import on_frame, take_chain
+from ..net.input import take_chain
 from ..net.output import encode_segment
+from ..net.receive import on_deadline, on_receive
 from ..tcp.core import (
     event_taken,
     next_event,
@@ -83,6 +85,7 @@ _RANGE_READY, _RANGE_REFUSED = Range.READY, Range.REFUSED
 _DONE, _WAKE_DEVICE = Work.DONE.value, Work.WAKE_DEVICE.value
 _WAKE_APPLICATIONS = Work.WAKE_APPLICATIONS.value
 _CONTROL, _DEVICE_SEEN = Work.CONTROL.value, Work.DEVICE_SEEN.value
+_PLACE = Work.PLACE.value
 
 _W_HEADER, _S_HEADER, _M_HEADER = HEADER_LENGTH
 _W_PAYLOAD, _S_PAYLOAD, _M_PAYLOAD = PAYLOAD_LENGTH
@@ -90,6 +93,7 @@ _W_EXTENSIONS, _S_EXTENSIONS, _M_EXTENSIONS = EXTENSIONS
 _W_ELEMENT, _S_ELEMENT, _M_ELEMENT = ELEMENT
 _W_REGION, _S_REGION, _M_REGION = REGION
 _W_REASON, _S_REASON, _M_REASON = REASON
+_W_HASH, _S_HASH, _M_HASH = HASH
 _W_LEFT, _S_LEFT, _M_LEFT = POSTED_LEFT
 _W_STAMP, _S_STAMP, _M_STAMP = TIME_STAMP
 
@@ -202,7 +206,7 @@ def _segments_out(s, io, rings, words, pools, q):
 
 
 @part
-def _records_in(s, io, rings, words, channels, pools, q, producer, now_ns):
+def _records_in(s, io, rings, words, area, channels, pools, q, producer, now_ns):
     queue = io["queues"][q]
     ring_bytes = io["ring_bytes"]
     base = receive_base(q, ring_bytes)
@@ -220,6 +224,7 @@ def _records_in(s, io, rings, words, channels, pools, q, producer, now_ns):
         element = (first if _W_ELEMENT == 0 else second) >> _S_ELEMENT & _M_ELEMENT
         region = (first if _W_REGION == 0 else second) >> _S_REGION & _M_REGION
         reason = (first if _W_REASON == 0 else second) >> _S_REASON & _M_REASON
+        cookie = (first if _W_HASH == 0 else second) >> _S_HASH & _M_HASH
         left = (first if _W_LEFT == 0 else second) >> _S_LEFT & _M_LEFT
         offset = 0
         if payload == 0:
@@ -229,7 +234,10 @@ def _records_in(s, io, rings, words, channels, pools, q, producer, now_ns):
         stamps = (first if _W_STAMP == 0 else second) >> _S_STAMP & _M_STAMP
         take_chain(s, rings, at + CELL + 8 * stamps, extensions - stamps)
         skip = CELL + 8 * extensions
-        on_frame(s, q, rings, at + skip, header, payload, region, offset, left, reason, now_ns)
+        on_receive(
+            s, area, q, rings, at + skip, header, payload, region, offset, left, reason, cookie,
+            now_ns,
+        )  # fmt: skip
         cells = (skip + header + CELL - 1) // CELL
         queue["rx_consumer"] = (queue["rx_consumer"] + cells) & _MASK
         taken += 1
@@ -317,14 +325,14 @@ def _requests_in(s, io, rings, words, channels, pools, q, now_ns):
 
 
 @entry
-def burst(s, io, slots, doorbells, rings, words, channels, pools, now_ns):
+def burst(s, io, slots, doorbells, rings, words, area, channels, pools, now_ns):
     """One pass at time `now_ns`; returns flags of `Work`.
 
     Parameters
     ----------
     s, io: rows of TCP (`tables.STATE`) and of the service (`state.SERVICE`).
     slots, doorbells, channels: uint32: index slots, doorbell pages, all channels in a row.
-    rings, words: header memory's rings as uint8 and as int64.
+    rings, words: header memory's rings as uint8 and as int64. area: the stack's own part of it.
     pools: uint8: all regions in a row, only looked at where the stack makes the checksums itself.
     """
     work = 0
@@ -345,10 +353,12 @@ def burst(s, io, slots, doorbells, rings, words, channels, pools, now_ns):
             producer = load_acquire(slots, q * _SLOT_WORDS + _RX_PRODUCER)
             if producer != queue["rx_consumer"]:
                 work |= _DEVICE_SEEN
-                done += _records_in(s, io, rings, words, channels, pools, q, producer, now_ns)
+                done += _records_in(
+                    s, io, rings, words, area, channels, pools, q, producer, now_ns
+                )  # fmt: skip
         if queue["attached"] != 0 and queue["fault"] == 0:
             done += _requests_in(s, io, rings, words, channels, pools, q, now_ns)
-    io["deadline"] = on_timers(s, now_ns)
+    io["deadline"] = min(on_timers(s, now_ns), on_deadline(s, area, now_ns))
     rung = False
     for q in range(_QUEUES):
         queue = io["queues"][q]
@@ -367,6 +377,8 @@ def burst(s, io, slots, doorbells, rings, words, channels, pools, now_ns):
                 rung = True
         if queue["fault"] == 1 or queue["range"] == _RANGE_WANTED:
             work |= _CONTROL
+    if s["control"]["moving"] > 0:
+        work |= _PLACE
     fence()
     if rung and load_acquire(doorbells, NEED_WAKE_WORD) != 0:
         work |= _WAKE_DEVICE

@@ -17,7 +17,7 @@ _NOBODY = Work.DONE.value | Work.DEVICE_SEEN.value
 
 
 @entry
-def bursts(s, io, slots, doorbells, rings, words, channels, pools, version, busy_ns, idle_ns):
+def bursts(s, io, slots, doorbells, rings, words, area, channels, pools, version, busy_ns, idle_ns):
     """Bursts until one needs an answer; returns the flags of `Work` of all of them.
 
     Also ends when the listeners are no longer those of `version`, after `busy_ns` of work, and with
@@ -27,7 +27,7 @@ def bursts(s, io, slots, doorbells, rings, words, channels, pools, version, busy
     idle_since = 0
     work = 0
     while True:
-        last = burst(s, io, slots, doorbells, rings, words, channels, pools, now)
+        last = burst(s, io, slots, doorbells, rings, words, area, channels, pools, now)
         work |= last
         if last & ~_NOBODY or s["control"]["listeners_version"] != version:
             return work

@@ -28,6 +28,7 @@ from . import state
 from .applications import Application, Applications, credentials
 from .burst import burst
 from .bursts import bursts
+from .placement import Placement
 from .rules import Rules
 from .state import NO_POOLS, Work
 
@@ -128,14 +129,24 @@ class Server:
             self._pools = memory.SlotMapping(tables.REGIONS, POOL_STRIDE, writable=False)
         self._arguments = (
             s, io, header.slots, device.doorbells, header.rings, header.rings.view(np.int64),
-            self._channels.words, NO_POOLS if checksums else self._pools.bytes,
+            header.area, self._channels.words, NO_POOLS if checksums else self._pools.bytes,
         )  # fmt: skip
         self.card = Card(device)
         if tso and checksums:
             s["control"]["tso_bytes"] = min(self.card.parameters.tso_bytes_max, tables.TSO_MOST)
+        if "commands" in self.card.parameters.features:
+            s["control"]["place_bytes"] = self.card.parameters.frame_bytes_max
+        self._placement = Placement(self.card, s)
         self._rules = Rules(self.card, s, io, scaling)
         self._applications = Applications(
-            self.card, self._rules, s, io, self._channels, self._detaching, self._pools
+            self.card,
+            self._rules,
+            self._placement,
+            s,
+            io,
+            self._channels,
+            self._detaching,
+            self._pools,
         )
         self._clients: dict[int, _Client] = {}
         self._wakes: dict[int, Application] = {}
@@ -153,6 +164,8 @@ class Server:
         for index, each in enumerate(interfaces, 1):
             self.card.store_address(index, each.ip.packed)
         self._applications.open_queue(0)
+        if s["control"]["place_bytes"]:
+            self.card.commands.start()
 
     def stop_descriptor(self) -> int:
         """A byte written here ends `run` (for `signal.set_wakeup_fd`)."""
@@ -212,6 +225,8 @@ class Server:
             self._armed = False
         if work & Work.WAKE_DEVICE:
             self._device.wake()
+        if work & Work.PLACE or len(self._placement):
+            self._placement.turn(time.monotonic_ns())
         if work & Work.WAKE_APPLICATIONS:
             wakes = int(self._io["wakes"])
             for queue, application in self._applications.by_queue.items():
@@ -455,6 +470,7 @@ class Server:
             "queues": {str(q): self._queue_row(q) for q in live},
             "bursts": int(self._io["bursts"]),
             "rules": len(self._rules),
+            "moving": int(self._s["control"]["moving"]),
             "pid": os.getpid(),
         }
         for client in self._counted:

@@ -84,8 +84,10 @@ class Work(IntFlag):
     """A port range is wanted or an application broke the protocol: look at the rows."""
     DEVICE_SEEN = 16
     """The card wrote an index since the last burst."""
-    IDLE = 32
+    IDLE = 64
     """Nothing was done for a while (of `bursts` alone)."""
+    PLACE = 32
+    """Payload waits to be moved, or for the answer of a PLACE."""
 
 
 _NAMES = (

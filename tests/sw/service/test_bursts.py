@@ -30,8 +30,8 @@ def loop():
 
     def run(version, busy_ns, idle_ns):
         return bursts(
-            s, io, header.slots, pages, header.rings, header.rings.view(np.int64), channels,
-            state.NO_POOLS, version, busy_ns, idle_ns,
+            s, io, header.slots, pages, header.rings, header.rings.view(np.int64), header.area,
+            channels, state.NO_POOLS, version, busy_ns, idle_ns,
         )  # fmt: skip
 
     run.s, run.io, run.channels = s, io, channels
