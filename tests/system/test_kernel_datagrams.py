@@ -18,7 +18,6 @@ import hdstack
 from hdstack.cli.demo.peer import NoKernelPeer, open_peer
 from hdstack.cli.demo.scene import PEER_UID, Scene
 from hdstack.errors import ServiceError
-from hdstack.errors import ServiceError
 
 pytestmark = pytest.mark.kernel_peer
 
@@ -48,7 +47,7 @@ def scene(kernel):
     with Scene() as made:
         made.capture = made.file("card.pcapng", "device")
         made.start_device(kernel.link_fd, 64, made.capture)
-        made.start_stack(f"{STACK_ADDRESS}/24", STACK_MAC, f"{STACK6}/64")
+        made.start_stack(f"{STACK_ADDRESS}/24", STACK_MAC, "--also", f"{STACK6}/64")
         made.start_echo("A", PORT_A)
         made.start_echo("B", PORT_B)
         yield made

@@ -318,6 +318,12 @@ class Runtime:
             if connection is not None:
                 del self._connections[number]
                 connection.on_closed(reason)
+        elif kind == EventKind.OPTION:
+            if connection is not None:
+                connection.options.on_answer(port, length, reason)
+        elif kind == EventKind.PROBLEM:
+            if connection is not None:
+                connection.on_problem(reason)
         elif kind >= EventKind.BOUND:
             self._on_datagram(
                 kind, port, socket, number, address, region, reason, offset, length, spare

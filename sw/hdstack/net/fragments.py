@@ -182,9 +182,11 @@ def least_header(s, memory, at):
     protocol = w["protocol"]
     l4 = start
     if s["parsed"]["remote_high"] != 0:
-        protocol, l4 = ipv6.pass_over(memory, protocol, start, end)
-        if protocol < 0:
+        protocol, l4 = ipv6.pass_over(memory, protocol, start, end, NONE)
+        if protocol == ipv6.DROPPED:
             return NONE
+        if protocol < 0:
+            return 0  # the whole datagram is refused, and its sender told
     if protocol == ipv4.TCP:
         if l4 + 20 > end:
             return NONE
@@ -222,9 +224,9 @@ def is_sound(s, memory, at, now):
     ip6 = s["parsed"]["remote_high"] != 0
     before = w["start"] - w["ip"] - (8 + ipv6.HEADER_BYTES if ip6 else 0)
     if w["more"] and w["length"] % 8:
-        complain(s, memory, at, icmp6.ERRONEOUS, 4, now)
+        complain(s, memory, at, icmp6.BAD_FIELD, 4, now)
     elif before + w["offset"] + w["length"] > TOTAL_MOST:
-        complain(s, memory, at, icmp6.ERRONEOUS, w["start"] - w["ip"] - 6, now)
+        complain(s, memory, at, icmp6.BAD_FIELD, w["start"] - w["ip"] - 6, now)
     elif w["length"] > 0 and w["start"] <= HEAD_BYTES:
         return True
     count(s, counters.FRAGMENTS_BAD)

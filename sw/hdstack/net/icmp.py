@@ -4,7 +4,7 @@
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
-from ..tcp.tables import FRAME_BYTES
+from ..tcp.tables import FRAME_BYTES, HOPS
 from ..udp import input as udp
 from . import ipv4, tcp_header
 from .bytesio import checksum, get16, get32, get48, put8, put16, put48
@@ -33,7 +33,7 @@ def end_answer(s, slot, memory, at, ip, length):
     put48(out, 0, get48(memory, at + 6))
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x0800)
-    ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, length)
+    ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, length, HOPS, 0)
     put16(out, 24, checksum(out, 14, ipv4.HEADER_BYTES))
     put16(out, 36, 0)
     put16(out, 36, checksum(out, 34, length))

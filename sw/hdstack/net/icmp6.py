@@ -4,9 +4,9 @@
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
-from ..tcp.tables import FRAME_BYTES
+from ..tcp.tables import FRAME_BYTES, HOPS
 from ..udp import input as udp
-from . import ipv6, ndp, tcp_header
+from . import ipv6, ndp, ndp_messages, tcp_header
 from .bytesio import get8, get16, get32, get48, get64, put8, put16, put32, put48
 from .frames import begin_answer
 from .large import send_large
@@ -19,8 +19,9 @@ ECHO_REQUEST = 128
 ECHO_REPLY = 129
 PORT = 4
 REASSEMBLY = 1
-ERRONEOUS = 0
+BAD_FIELD = 0
 NEXT_HEADER = 1
+UNKNOWN_OPTION = 2
 CHAIN = 3
 QUOTED_MAX = 1280 - 40 - 8
 """An error must fit into the least MTU (RFC 4443 section 2.4)."""
@@ -34,7 +35,7 @@ def end_answer(s, slot, memory, at, ip, length):
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x86DD)
     ipv6.encode(
-        out, 14, length, ipv6.ICMP, ipv6.HOP_LIMIT, get64(memory, ip + 24), get64(memory, ip + 32),
+        out, 14, length, ipv6.ICMP, HOPS, 0, get64(memory, ip + 24), get64(memory, ip + 32),
         get64(memory, ip + 8), get64(memory, ip + 16),
     )  # fmt: skip
     put16(out, 56, 0)
@@ -131,7 +132,7 @@ def on_packet(s, memory, at, ip, message, length, to_us, reassembled, now):
         count(s, counters.BAD_ICMP)
         return
     kind = get8(memory, message)
-    if kind in (ndp.SOLICITATION, ndp.ADVERTISEMENT):
+    if kind in (ndp_messages.SOLICITATION, ndp_messages.ADVERTISEMENT):
         # RFC 6980: neighbour discovery is never fragmented
         if message == ip + ipv6.HEADER_BYTES and not reassembled:
             ndp.on_message(s, memory, at, message, length, now)

@@ -12,33 +12,66 @@ ROUTING = 43
 FRAGMENT = 44
 ICMP = 58
 DESTINATION = 60
-HOP_LIMIT = 64
+PAD_1 = 0
+MALFORMED = -2
+DROPPED = -1
+"""In place of a protocol: not for us to look into; the next two are told to the sender."""
+BAD_FIELD = -3
+BAD_OPTION = -4
 FRAGMENT_BYTES = 8
 EXTENSIONS_MAX = 32
 """More do not fit into the 256 bytes of header that the card splits off."""
 
 
 @part
-def pass_over(memory, protocol, at, end):
-    """Behind the extension headers from `at` on: (protocol, where it begins); (-1, -1) where that
-    cannot be."""
+def find_unknown_option(memory, at, end):
+    """Where in the options from `at` to `end` stands one that we do not know and that may not be
+    skipped (RFC 8200 section 4.2); -1: nowhere, -2: they are malformed."""
+    while at < end:
+        kind = get8(memory, at)
+        if kind == PAD_1:
+            at += 1
+            continue
+        if at + 2 > end or at + 2 + get8(memory, at + 1) > end:
+            return MALFORMED
+        if kind >> 6 != 0:
+            return at
+        at += 2 + get8(memory, at + 1)
+    return NONE
+
+
+@part
+def pass_over(memory, protocol, at, end, first):
+    """Behind the extension headers from `at` on: (protocol, where it begins). Where that cannot be,
+    or must not be looked for: (DROPPED, 0), or (BAD_FIELD or BAD_OPTION, place of what the sender
+    is told). `first`: where hop-by-hop options may stand."""
     for _ in range(EXTENSIONS_MAX):
         if protocol != HOP_BY_HOP and protocol != ROUTING and protocol != DESTINATION:
             return protocol, at
-        if at + 8 > end:
-            return NONE, NONE
+        if protocol == HOP_BY_HOP and at != first:
+            return protocol, at  # it stands first or means nothing
+        following = at + 8 * (get8(memory, at + 1) + 1) if at + 8 <= end else end + 1
+        if following > end:
+            return DROPPED, 0
+        if protocol == ROUTING:
+            if get8(memory, at + 3) != 0:  # segments left: we forward for nobody (RFC 5095)
+                return BAD_FIELD, at + 2
+        else:
+            unknown = find_unknown_option(memory, at + 2, following)
+            if unknown == MALFORMED or (unknown >= 0 and get8(memory, unknown) >> 6 == 1):
+                return DROPPED, 0
+            if unknown >= 0:
+                return BAD_OPTION, unknown
         protocol = get8(memory, at)
-        at += 8 * (get8(memory, at + 1) + 1)
-        if at > end:
-            return NONE, NONE
-    return NONE, NONE
+        at = following
+    return DROPPED, 0
 
 
 @part
 def find_payload(memory, ip, end):
-    """Behind the extension headers of a packet: (protocol, where it begins); (-1, -1) where that
-    cannot be."""
-    return pass_over(memory, get8(memory, ip + 6), ip + HEADER_BYTES, end)
+    """As `pass_over`, behind the extension headers of the packet at `ip`."""
+    first = ip + HEADER_BYTES
+    return pass_over(memory, get8(memory, ip + 6), first, end, first)
 
 
 @part
@@ -55,12 +88,14 @@ def find_next_header(memory, ip, protocol):
 
 
 @part
-def encode(memory, at, payload, protocol, hop_limit, high, address, remote_high, remote_address):
+def encode(
+    memory, at, payload, protocol, hops, traffic_class, high, address, remote_high, remote_address
+):
     """Write a header for `payload` bytes of `protocol`."""
-    put32(memory, at, 6 << 28)
+    put32(memory, at, 6 << 28 | traffic_class << 20)
     put16(memory, at + 4, payload)
     put8(memory, at + 6, protocol)
-    put8(memory, at + 7, hop_limit)
+    put8(memory, at + 7, hops)
     put64(memory, at + 8, high)
     put64(memory, at + 16, address)
     put64(memory, at + 24, remote_high)

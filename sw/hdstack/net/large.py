@@ -5,7 +5,7 @@ from ..compile import part
 from ..tcp import counters
 from ..tcp.rows import count
 from ..tcp.sequence import MASK, address_key, keyed_hash
-from ..tcp.tables import FRAME_BYTES, SECOND
+from ..tcp.tables import FRAME_BYTES, HOPS, SECOND
 from . import ipv4, ipv6
 from .bytesio import checksum, get8, get32, get48, get64, put16, put48
 from .frames import begin_frame, may_answer
@@ -52,13 +52,15 @@ def send_large(s, memory, at, ip, message, length, now):
         if ip6:
             put16(out, 12, 0x86DD)
             ipv6.encode(
-                out, 14, 8 + size, ipv6.FRAGMENT, ipv6.HOP_LIMIT, get64(memory, ip + 24),
+                out, 14, 8 + size, ipv6.FRAGMENT, HOPS, 0, get64(memory, ip + 24),
                 get64(memory, ip + 32), get64(memory, ip + 8), get64(memory, ip + 16),
             )  # fmt: skip
             ipv6.encode_fragment(out, 54, ipv6.ICMP, number, offset, more)
         else:
             put16(out, 12, 0x0800)
-            ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, size)
+            ipv4.encode(
+                out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, size, HOPS, 0
+            )
             ipv4.mark_fragment(out, 14, number, offset, more)
             put16(out, 24, checksum(out, 14, ipv4.HEADER_BYTES))
         for k in range(size):

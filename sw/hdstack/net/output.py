@@ -1,7 +1,7 @@
 """Header bytes of what goes out, written in place (into a descriptor of a transmit ring)."""
 
 from ..compile import entry, part
-from ..tcp.tables import ARP_PACKET, UDP_DATAGRAM, WHOLE_FRAME
+from ..tcp.tables import ARP_PACKET, HOPS, UDP_DATAGRAM, WHOLE_FRAME
 from . import arp, ethernet, ipv4, ipv6, tcp_header, udp_header
 
 __all__ = ["encode_segment"]
@@ -18,8 +18,9 @@ def encode_datagram(s, row, memory, at):
     after = at + 34
     if ipv4_packet:
         ipv4.encode(
-            memory, at + 14, row["address"], row["remote_address"], ipv4.UDP, size + row["payload"]
-        )
+            memory, at + 14, row["address"], row["remote_address"], ipv4.UDP,
+            size + row["payload"], HOPS, 0,
+        )  # fmt: skip
         if fragment >= 0:
             ipv4.mark_fragment(memory, at + 14, row["identification"], fragment, row["more"])
     else:
@@ -27,8 +28,8 @@ def encode_datagram(s, row, memory, at):
         more = ipv6.FRAGMENT_BYTES if fragment >= 0 else 0
         ipv6.encode(
             memory, at + 14, more + size + row["payload"],
-            ipv6.UDP if fragment < 0 else ipv6.FRAGMENT, ipv6.HOP_LIMIT, row["high"],
-            row["address"], row["remote_high"], row["remote_address"],
+            ipv6.UDP if fragment < 0 else ipv6.FRAGMENT, HOPS, 0, row["high"], row["address"],
+            row["remote_high"], row["remote_address"],
         )  # fmt: skip
         if fragment >= 0:
             ipv6.encode_fragment(
@@ -65,13 +66,15 @@ def encode_segment(s, queue, index, memory, at):
         size = tcp_header.encode(row, memory, at + 54)
         ethernet.encode(memory, at, row["mac"], s["control"]["mac"], ethernet.IPV6)
         ipv6.encode(
-            memory, at + 14, size + row["payload"], ipv6.TCP, ipv6.HOP_LIMIT, row["high"],
-            row["address"], row["remote_high"], row["remote_address"],
+            memory, at + 14, size + row["payload"], ipv6.TCP, row["hops"],
+            row["traffic_class"], row["high"], row["address"], row["remote_high"],
+            row["remote_address"],
         )  # fmt: skip
         return 54 + size
     size = tcp_header.encode(row, memory, at + 34)
     ethernet.encode(memory, at, row["mac"], s["control"]["mac"], ethernet.IPV4)
     ipv4.encode(
-        memory, at + 14, row["address"], row["remote_address"], ipv4.TCP, size + row["payload"]
-    )
+        memory, at + 14, row["address"], row["remote_address"], ipv4.TCP, size + row["payload"],
+        row["hops"], row["traffic_class"],
+    )  # fmt: skip
     return 34 + size

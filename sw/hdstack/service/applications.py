@@ -67,8 +67,13 @@ class Applications:
     """Brings device notices and applications' greetings into the tables of TCP and of the burst."""
 
     def __init__(self, card: Card, rules: Rules, placement: Placement, s, io,
-                 channels: memory.SlotMapping, detaching):  # fmt: skip
-        """`detaching(application)` is called before the sockets of an application are closed."""
+                 channels: memory.SlotMapping, detaching,
+                 pools: memory.SlotMapping | None = None):  # fmt: skip
+        """`detaching(application)` is called before the sockets of an application are closed.
+
+        `pools`: gets every live region in its slot, where the stack reads payload for checksums.
+        """
+        self._pools = pools
         self._card, self._rules, self._s, self._io = card, rules, s, io
         self._placement = placement
         self._channels, self._detaching = channels, detaching
@@ -144,6 +149,8 @@ class Applications:
             raise ValueError(f"{elements} elements of {element} bytes in a pool of {size}")
         self._revoked(region)
         application.regions[region] = memory.Mapping(descriptors[0], size, writable=False)
+        if self._pools is not None:
+            self._pools.attach(region, descriptors[0], size)
         core.set_region(
             self._s, region, int(notice["generation"]), queue, element, element * elements,
             int(notice["postable"]),
@@ -154,6 +161,8 @@ class Applications:
             mapping = application.regions.pop(region, None)
             if mapping is not None:
                 core.clear_region(self._s, region)
+                if self._pools is not None:
+                    self._pools.detach(region)
                 mapping.close()
 
     def gone(self, queue: int) -> None:

@@ -30,6 +30,7 @@ from ..driver.rings import (
     receive_base,
     transmit_base,
 )  # fmt: skip
+from ..net.checksums import put_checksums
 from ..net.input import take_chain
 from ..net.output import encode_segment
 from ..net.receive import on_deadline, on_receive
@@ -154,7 +155,7 @@ def _events_out(s, io, channels, q):
 
 
 @part
-def _segments_out(s, io, rings, words, q):
+def _segments_out(s, io, rings, words, pools, q):
     queue = io["queues"][q]
     ring_bytes = io["ring_bytes"]
     cells = ring_bytes // CELL
@@ -170,6 +171,7 @@ def _segments_out(s, io, rings, words, q):
         segment = s["segments"][q, index]
         tcp = segment["kind"] == TCP_SEGMENT
         udp = segment["kind"] == UDP_DATAGRAM
+        card_sums = io["checksums"] != 0
         used = (producer - queue["tx_consumer"]) & _MASK
         if used + (_SEGMENT_CELLS if tcp or udp else _FRAME_CELLS) > cells:
             break
@@ -177,17 +179,15 @@ def _segments_out(s, io, rings, words, q):
         references = segment["references"] if tcp or udp else 0
         more = 8 * (references - 1) if references > 1 else 0
         header = encode_segment(s, q, index, rings, at + CELL + more)
-        if tcp:
+        if tcp or udp:
             ipv4 = segment["remote_high"] == 0
             l4 = 34 if ipv4 else 54
-            put_descriptor(
-                words, at, header, references, 14, l4, ipv4, TCP_CHECKSUM, segment["cut"]
-            )
-        elif udp:
-            ipv4 = segment["remote_high"] == 0
-            l4 = 34 if ipv4 else 54
-            sums = UDP_CHECKSUM if segment["fragment"] < 0 else NO_CHECKSUM
-            put_descriptor(words, at, header, references, 14, l4, ipv4, sums, 0)
+            sums = TCP_CHECKSUM if tcp else UDP_CHECKSUM if segment["fragment"] < 0 else NO_CHECKSUM
+            cut = segment["cut"] if tcp else 0
+            if not card_sums:
+                put_checksums(s, q, index, rings, at + CELL + more, header, pools)
+                ipv4, sums = False, NO_CHECKSUM
+            put_descriptor(words, at, header, references, 14, l4, ipv4, sums, cut)
         else:
             put_descriptor(words, at, header, 0, 0, 0, False, NO_CHECKSUM, 0)
         for k in range(references):
@@ -206,7 +206,7 @@ def _segments_out(s, io, rings, words, q):
 
 
 @part
-def _records_in(s, io, rings, words, area, channels, q, producer, now_ns):
+def _records_in(s, io, rings, words, area, channels, pools, q, producer, now_ns):
     queue = io["queues"][q]
     ring_bytes = io["ring_bytes"]
     base = receive_base(q, ring_bytes)
@@ -241,7 +241,7 @@ def _records_in(s, io, rings, words, area, channels, q, producer, now_ns):
         cells = (skip + header + CELL - 1) // CELL
         queue["rx_consumer"] = (queue["rx_consumer"] + cells) & _MASK
         taken += 1
-        _segments_out(s, io, rings, words, q)
+        _segments_out(s, io, rings, words, pools, q)
         _events_out(s, io, channels, q)
     queue["records"] += taken
     return taken
@@ -277,7 +277,7 @@ def _refuse_connect(io, channels, q, socket):
 
 
 @part
-def _requests_in(s, io, rings, words, channels, q, now_ns):
+def _requests_in(s, io, rings, words, channels, pools, q, now_ns):
     queue = io["queues"][q]
     base = q * CHANNEL_WORDS
     producer = load_acquire(channels, base + REQUEST_PRODUCER)
@@ -315,7 +315,7 @@ def _requests_in(s, io, rings, words, channels, q, now_ns):
             on_request(s, q, row, now_ns)
         queue["request_consumer"] = (queue["request_consumer"] + 1) & _MASK
         taken += 1
-        _segments_out(s, io, rings, words, q)
+        _segments_out(s, io, rings, words, pools, q)
         _events_out(s, io, channels, q)
     if taken > 0:
         queue["requests"] += taken
@@ -325,7 +325,7 @@ def _requests_in(s, io, rings, words, channels, q, now_ns):
 
 
 @entry
-def burst(s, io, slots, doorbells, rings, words, area, channels, now_ns):
+def burst(s, io, slots, doorbells, rings, words, area, channels, pools, now_ns):
     """One pass at time `now_ns`; returns flags of `Work`.
 
     Parameters
@@ -333,6 +333,7 @@ def burst(s, io, slots, doorbells, rings, words, area, channels, now_ns):
     s, io: rows of TCP (`tables.STATE`) and of the service (`state.SERVICE`).
     slots, doorbells, channels: uint32: index slots, doorbell pages, all channels in a row.
     rings, words: header memory's rings as uint8 and as int64. area: the stack's own part of it.
+    pools: uint8: all regions in a row, only looked at where the stack makes the checksums itself.
     """
     work = 0
     done = 0
@@ -346,21 +347,23 @@ def burst(s, io, slots, doorbells, rings, words, area, channels, now_ns):
                 on_transmitted(s, q, transmitted)
                 work |= _DEVICE_SEEN
                 done += 1
-        done += _segments_out(s, io, rings, words, q)
+        done += _segments_out(s, io, rings, words, pools, q)
         done += _events_out(s, io, channels, q)
         if queue["live"] != 0:
             producer = load_acquire(slots, q * _SLOT_WORDS + _RX_PRODUCER)
             if producer != queue["rx_consumer"]:
                 work |= _DEVICE_SEEN
-                done += _records_in(s, io, rings, words, area, channels, q, producer, now_ns)
+                done += _records_in(
+                    s, io, rings, words, area, channels, pools, q, producer, now_ns
+                )  # fmt: skip
         if queue["attached"] != 0 and queue["fault"] == 0:
-            done += _requests_in(s, io, rings, words, channels, q, now_ns)
+            done += _requests_in(s, io, rings, words, channels, pools, q, now_ns)
     io["deadline"] = min(on_timers(s, now_ns), on_deadline(s, area, now_ns))
     rung = False
     for q in range(_QUEUES):
         queue = io["queues"][q]
         on_output(s, q, now_ns)
-        done += _segments_out(s, io, rings, words, q)
+        done += _segments_out(s, io, rings, words, pools, q)
         done += _events_out(s, io, channels, q)
         if queue["live"] != 0:
             at = (1 + q) * PAGE_WORDS

@@ -6,8 +6,12 @@ LISTENING or BOUND, or the first SYN leaves (R15, R32): what the rule is for can
 """
 
 import logging
+import os
+
+from hdsnic import abi
 
 from ..driver import Card
+from ..errors import ServiceError
 from ..tcp import core, tables
 from ..tcp.states import LISTENER_FREE, LISTENER_PENDING
 from ..udp.tables import BOUND, PENDING
@@ -21,10 +25,20 @@ _FIRST_EPHEMERAL = port_range(0)[0]
 
 class Rules:
     """The card's listener rules; the first `range_listeners` are kept for port ranges as long as
-    there are others. A rule is for every local address."""
+    there are others. A rule is for every local address.
 
-    def __init__(self, card: Card, s, io):
-        self._card, self._s, self._io = card, s, io
+    `scaling`: by way of receive-side scaling, in the context of the queue's number. An application
+    has one queue, so all of its indirection table leads there.
+    """
+
+    def __init__(self, card: Card, s, io, scaling: bool = False):
+        self._card, self._s, self._io, self._scaling = card, s, io, scaling
+        if scaling and card.parameters.rss_contexts < card.parameters.queues:
+            raise ServiceError(
+                f"the card has {card.parameters.rss_contexts} contexts of receive-side scaling for"
+                f" {card.parameters.queues} queues; start the stack without it"
+            )
+        self._scaled: set[int] = set()
         p = card.parameters
         # Taken from the end: single ports first use the rules that cannot match a range.
         self._free_single = list(range(p.listeners - 1, p.range_listeners - 1, -1))
@@ -43,6 +57,16 @@ class Rules:
         for queue in self._io["queues"]:
             if queue["range"] == Range.REFUSED:
                 queue["range"] = Range.NONE
+
+    def _steer(
+        self, index: int, queue: int, first: int, last: int | None = None, udp: bool = False
+    ) -> None:
+        if self._scaling and queue not in self._scaled:
+            self._card.store_scaling(queue, os.urandom(abi.RSS_KEY_BYTES), [queue])
+            self._scaled.add(queue)
+        self._card.store_listener(
+            index, queue, first, last, udp=udp, address=None, rss=self._scaling
+        )
 
     def synchronise(self) -> None:
         """Make the card's rules those of listeners and UDP sockets, and tell which are in force."""
@@ -102,7 +126,7 @@ class Rules:
             _log.warning("no steering rule is left for port %d of queue %d", port, queue)
             return None
         index = free.pop()
-        self._card.store_listener(index, queue, port, udp=udp, address=None)
+        self._steer(index, queue, port, udp=udp)
         return index
 
     def give_range(self, queue: int) -> None:
@@ -113,7 +137,7 @@ class Rules:
                 row["range"] = Range.REFUSED
                 return
             index = self._free_range.pop()
-            self._card.store_listener(index, queue, *port_range(queue), address=None)
+            self._steer(index, queue, *port_range(queue))
             self._card.fence()
             self._ranges[queue] = index
         row["range"] = Range.READY

@@ -13,6 +13,8 @@ Outputs wait in rings of bounded size, one pair for each queue. A queue whose ri
 import numpy as np
 
 from ..compile import entry, part
+from ..net.duplicates import expire_locals, probe_locals
+from ..net.neighbour import expire_neighbours
 from ..udp import output as udp
 from ..udp import requests as udp_requests
 from . import states
@@ -42,7 +44,7 @@ from .window import count_postable, reset_queue
 __all__ = [
     "clear_region", "drop_owner", "endpoint_ready", "event_taken", "listener_ready", "next_event",
     "next_segment", "on_attach_tx", "on_output", "on_request", "on_timers", "on_transmitted",
-    "ready", "segment_queued", "set_queue", "set_region",
+    "probe_addresses", "ready", "segment_queued", "set_queue", "set_region",
 ]  # fmt: skip
 
 RESET = int(CloseReason.RESET)
@@ -105,8 +107,16 @@ def expire_connections(s, now):
         if s["blocks"][block] <= now:
             s["blocks"][block] = expire_block(s, block, now)
         following = min(following, s["blocks"][block])
+    # last, since connections that time out ask for their neighbours
+    following = min(following, min(expire_neighbours(s, now), expire_locals(s, now)))
     s["control"]["next_deadline"] = following
     return following
+
+
+@entry
+def probe_addresses(s, now):
+    """Begin to ask whether others have our addresses; none is used until `on_timers` is through."""
+    probe_locals(s, now)
 
 
 @entry

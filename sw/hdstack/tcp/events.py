@@ -9,8 +9,8 @@ from enum import IntEnum, IntFlag
 import numpy as np
 
 __all__ = [
-    "EVENT", "IPV6", "NO_LINGER", "REQUEST", "SUM_GIVEN", "CloseReason", "EventKind", "Family",
-    "OpenFlag", "Option", "RequestKind",
+    "EVENT", "IPV6", "NO_LINGER", "REQUEST", "SUM_GIVEN", "CloseFlag", "CloseReason", "EventKind",
+    "Family", "OpenFlag", "Option", "RequestKind",
 ]  # fmt: skip
 
 
@@ -34,9 +34,9 @@ class RequestKind(IntEnum):
     UNLISTEN = 7
     """Stop the listener `connection`."""
     CLOSE = 8
-    """As SHUTDOWN, and nothing more is read: data that still comes is answered by RST. `length`:
-    ms within which all must be acknowledged, or the connection is reset; 0 resets at once;
-    NO_LINGER waits as long as TCP does."""
+    """As SHUTDOWN, and nothing more is read: data that still comes is answered by RST, once all
+    that was sent is acknowledged. `length`: ms within which it must be, or the connection is
+    reset; 0 resets at once; NO_LINGER waits as long as TCP does. `offset`: CloseFlag."""
     OPTION = 9
     """Set Option `port` of `connection` to `length`; answered by OPTION."""
     BIND = 10
@@ -83,6 +83,9 @@ class EventKind(IntEnum):
     OPTION = 10
     """Answer to OPTION: option `port` of `connection` is `length`, or `reason` is not NORMAL and
     nothing changed."""
+    PROBLEM = 17
+    """The peer of `connection` does not answer (R1 of RFC 1122), or a router says why; `reason` is
+    a CloseReason. The connection goes on. Told once until bytes are acknowledged again."""
     BOUND = 11
     """The UDP socket of `socket` is `connection`, at `port` and an address as in CONNECTED."""
     DATAGRAM = 12
@@ -124,6 +127,13 @@ IPV6 = 6
 last one first, are `address`, `offset` (in CONNECT: `connection`), `length` and `spare`."""
 
 
+class CloseFlag(IntFlag):
+    """What an application says when it closes; where it lies it harms its own connection."""
+
+    UNREAD = 1
+    """It leaves data unread: the peer is told by RST (RFC 9293 section 3.6.1)."""
+
+
 class Family(IntEnum):
     """Addresses that a UDP socket takes."""
 
@@ -158,6 +168,11 @@ class Option(IntEnum):
     """1: the next segments are acknowledged at once; 0: ACKs wait for an answer."""
     CONGESTION = 8
     """0: NewReno, 1: CUBIC."""
+    HOPS = 9
+    """1 to 255: TTL or hop limit of what is sent (IP_TTL, IPV6_UNICAST_HOPS)."""
+    TRAFFIC_CLASS = 10
+    """0 to 255: TOS or traffic class of what is sent; its two ECN bits stay zero (IP_TOS,
+    IPV6_TCLASS)."""
 
 
 REQUEST = np.dtype(

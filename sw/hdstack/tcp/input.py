@@ -7,8 +7,9 @@ piece kept out of order.
 """
 
 from ..compile import part
-from . import acks, counters, recovery, scoreboard, states
-from .close import NORMAL, enter_time_wait, finish, release
+from ..net.neighbour import confirm
+from . import acks, congestion, counters, recovery, scoreboard, states
+from .close import CLOSING_UNREAD, NORMAL, enter_time_wait, finish, release, reset_unread
 from .data import retransmit_first
 from .emit import ACK, FIN, RST, SYN, challenge, emit_ack, reset_stranger
 from .events import CloseReason, EventKind
@@ -25,8 +26,8 @@ from .rows import (
     return_payload,
     set_pending,
 )
-from .sequence import later, unwrap
-from .tables import EVENTS_RESERVE, NEVER, NONE, SECOND
+from .sequence import later, time_stamp, unwrap
+from .tables import EVENTS_RESERVE, MILLISECOND, NEVER, NONE, SECOND
 from .timers import (
     FIN_WAIT_2,
     TIME_WAIT,
@@ -182,6 +183,10 @@ def on_new_ack(s, index, ack, now):
         measure(c, now - c["timing_at"])
         c["timing_seq"] = NONE
     c["soft_error"] = 0
+    c["told_problem"] = 0
+    confirm(s, c, now)
+    if c["ssthresh"] == congestion.CWND_MAX and c["ts_ok"] and p["tsecr"] != 0:
+        congestion.on_round_trip(c, max(later(time_stamp(c, now), p["tsecr"]), 0) * MILLISECOND)
     forget_path(c, now)
     scoreboard.advance(s, c)
     again = recovery.on_new_ack(s, index, acked, flight, now)
@@ -221,7 +226,7 @@ def on_ack(s, index, seq, ack, now):
     if not duplicate:
         on_new_ack(s, index, ack, now)
     if c["sack_ok"]:
-        if p["sacks"] > 0 and c["snd_max"] > ack:
+        if p["sacks"] > 0:
             recovery.on_reports(s, index, recovery.take_reports(s, c), duplicate, now)
     elif (
         duplicate
@@ -240,6 +245,8 @@ def on_ack(s, index, seq, ack, now):
         c["snd_nxt"] = c["snd_una"]
         c["backoff"] = 0
         stop_retransmit(s, index)
+    if c["closing"] == CLOSING_UNREAD and reset_unread(s, index):
+        return False
     fin_acked = c["fin"] and c["snd_una"] > c["snd_end"]
     if fin_acked:
         if c["state"] == states.FIN_WAIT_1:
@@ -319,7 +326,8 @@ def on_payload(s, index, seq, now):
         # RFC 9293 section 3.6.1: nobody reads it any more, so the peer is told that it is lost
         count(s, counters.CLOSED_DATA)
         return_payload(s)
-        finish(s, index, RESET, 1)
+        c["closing"] = CLOSING_UNREAD
+        reset_unread(s, index)
         return
     expected = c["rcv_nxt"]
     had_pieces = c["pieces"]

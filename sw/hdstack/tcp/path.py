@@ -10,12 +10,13 @@ forgotten after ten minutes (RFC 1191 section 6.3).
 from ..compile import part
 from . import counters, states
 from .close import finish
-from .events import CloseReason
+from .events import CloseReason, EventKind
 from .output import output
-from .rows import count, find_connection, has_room, own_mss
+from .rows import connection_event, count, find_connection, has_room, own_mss
 from .sequence import unwrap
 from .tables import NEVER, NONE, PATHS, SECOND
 
+PROBLEM = int(EventKind.PROBLEM)
 REFUSED = int(CloseReason.REFUSED)
 UNREACHABLE = int(CloseReason.UNREACHABLE)
 
@@ -115,6 +116,16 @@ def quoted_connection(s, seq):
 
 
 @part
+def tell_problem(s, index, reason):
+    """Tell the application that its peer does not answer (RFC 9293 section 3.9.1.8), once until
+    bytes are acknowledged again."""
+    c = s["connections"][index]
+    if c["attached"] and c["announced"] and c["told_problem"] == 0:
+        c["told_problem"] = 1
+        connection_event(s, c, index, PROBLEM, 0, reason, 0, 0)
+
+
+@part
 def on_unreachable(s, index, hard, refused):
     """The peer, or what it listens with, cannot be reached."""
     c = s["connections"][index]
@@ -125,6 +136,7 @@ def on_unreachable(s, index, hard, refused):
     else:
         count(s, counters.ERRORS_SOFT)
         c["soft_error"] = reason
+        tell_problem(s, index, reason)
 
 
 @part

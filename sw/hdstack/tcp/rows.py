@@ -14,6 +14,7 @@ from .tables import (
     CONNECTIONS_PER_QUEUE,
     EVENTS_MARGIN,
     EVENTS_PER_QUEUE,
+    HOPS,
     INDEX_BITS,
     NEVER,
     NONE,
@@ -203,6 +204,7 @@ def take_connection(s, queue):
     c["remote_port"] = p["remote_port"]
     c["mac"] = 0
     c["mac_known"] = 0
+    c["hop"] = NONE
     c["announced"] = 0
     c["attached"] = 1
     c["reason"] = 0
@@ -223,6 +225,10 @@ def take_connection(s, queue):
     c["sack_ok"] = 0
     c["ts_ok"] = 0
     c["quick"] = 0
+    c["hops"] = HOPS
+    c["traffic_class"] = 0
+    c["told_problem"] = 0
+    c["undo"] = 0
     c["option_bytes"] = 0
     c["path_at"] = 0
     c["path_until"] = NEVER

@@ -104,8 +104,8 @@ def offered_edge(s, c):
     if buffers * mss - promised >= mss or q["saturated"]:
         want = max(want, mss)
     want = min(want, WINDOW_MAX)
-    # silly window (RFC 9293 section 3.8.6.2.2): by a segment or not at all
-    if want - promise < mss:
+    # silly window (RFC 9293 section 3.8.6.2.2): by a segment, or by half of what there is, or not
+    if want - promise < min(mss, want // 2):
         return c["rcv_nxt"] + promise
     return c["rcv_nxt"] + want
 

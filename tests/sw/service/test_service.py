@@ -370,7 +370,8 @@ def test_the_stack_ends_cleanly_on_a_signal(scene):
 def test_rules_are_in_the_card_before_listening_is_answered_and_before_a_syn_leaves(scene):
     directory = scene.directory("ruled")
     card = standin.Card(directory)
-    card.wire = lambda frame: card.log.append(("frame", frame[12:14], frame[47:48]))
+    far = bytes([10, 9, 0, 9])  # the stack also speaks of its own addresses
+    card.wire = lambda frame: card.log.append(("frame",)) if far in frame else None
     host = standin.Host(card).start()
     scene.stack(directory)
 
@@ -449,6 +450,23 @@ def test_observers_are_told_counters_and_connections(pair):
     run(scene())
     with pytest.raises(ServiceError, match="stats, maps and connections"):
         service.observe(pair[0], "secrets")
+
+
+def test_an_observer_is_not_sent_away_while_the_card_is_slow_with_its_counters(scene):
+    """The stack sends silent observers away after 2 s; the card here is silent for longer."""
+    a, _ = scene.pair()
+    with messages.connect(a / "stack.sock", "stack") as control:
+        messages.request(control, {"role": "observer"}, what="stack")
+        os.kill(scene.card_process.pid, signal.SIGSTOP)
+        try:
+            control.send(b'{"op": "stats"}')
+            time.sleep(2.5)
+        finally:
+            os.kill(scene.card_process.pid, signal.SIGCONT)
+        control.settimeout(10)
+        assert json.loads(control.recv(messages.ANSWER_BYTES))["ok"]
+        told = messages.request(control, {"op": "connections"}, what="stack")[0]
+        assert told["connections"] == []
 
 
 @pytest.mark.parametrize(

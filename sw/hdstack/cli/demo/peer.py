@@ -69,7 +69,7 @@ class KernelPeer:
     """
 
     def __init__(self, way: Way, address: str, uid: int | None = None,
-                 address6: str | None = None):  # fmt: skip
+                 address6: str | None = None, tools: bool = False):  # fmt: skip
         self.way = way
         self.address = address.split("/")[0]
         self._lock = threading.Lock()
@@ -77,6 +77,7 @@ class KernelPeer:
         settings = {
             "fd": theirs.fileno(), "link": way.link, "address": address, "user": way.user,
             "uid": None if way.user else uid, "parent": os.getpid(), "address6": address6,
+            "tools": tools,
         }  # fmt: skip
         with theirs:
             self._process = subprocess.Popen(
@@ -148,16 +149,17 @@ class KernelPeer:
 
 
 def open_peer(address: str, link: str = "auto", uid: int | None = None,
-              address6: str | None = None) -> KernelPeer:  # fmt: skip
+              address6: str | None = None, tools: bool = False) -> KernelPeer:  # fmt: skip
     """The first way that works, with the peer's interface at `address` ("10.77.0.1/24").
 
     `uid`: whom clients run as when this is root. `address6`: one of IPv6, with prefix; without it
-    the interface has none. Raises NoKernelPeer.
+    the interface has none. `tools`: clients run as the namespace's root, with the capabilities over
+    its network and no other. Raises NoKernelPeer.
     """
     refused = []
     for way in ways(link):
         try:
-            return KernelPeer(way, address, uid, address6)
+            return KernelPeer(way, address, uid, address6, tools)
         except NoKernelPeer as error:
             refused.append(str(error))
     raise NoKernelPeer("; ".join(refused))
