@@ -51,7 +51,7 @@ def scene(kernel, inside):
             made.router = router
             made.capture = made.file("card.pcapng", "device")
             made.start_device(router.card_fd, 64, made.capture)
-            made.start_stack(f"{STACK_ADDRESS}/24", STACK_MAC, f"{STACK6}/64")
+            made.start_stack(f"{STACK_ADDRESS}/24", STACK_MAC, "--also", f"{STACK6}/64")
             made.path = made.file("random.bin", "B")
             made.data, made.digest = random_file(made.path, SIZE)
             made.start_server("B", made.file("", "B"), 8081)

@@ -57,17 +57,6 @@ def udp(kernel, family=socket.AF_INET):
     return kernel.socket(family, socket.SOCK_DGRAM)
 
 
-def counters_of(scene):
-    """Counters of the stack; a machine with much else to do may take longer than observers wait."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return scene.observe("stack", "stats")["tcp"]
-        except ServiceError:
-            if time.monotonic() > deadline:
-                raise
-
-
 def exchange(client, where, datagrams, seconds=240):
     """Send each to an echo application, a window at a time; what came back, in order."""
     got, under_way, end = [], 0, time.monotonic() + seconds
@@ -129,12 +118,12 @@ def test_each_application_saw_what_was_for_it_and_copied_nothing(kernel, scene):
 ])  # fmt: skip
 def test_what_the_kernel_cuts_goes_to_an_application_whole_and_back(kernel, scene, family, address):
     """The stack puts the fragments together, the card moves the payload by PLACE."""
-    before = counters_of(scene)
+    before = stack_counters(scene)
     sent = [os.urandom(length) for length in (1473, 2048, 2049, 4000, 8192, 9018)]
     with udp(kernel, family) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         assert [exchange(client, (address, PORT_A), [data])[0] for data in sent] == sent
-    after = counters_of(scene)
+    after = stack_counters(scene)
     for name in ("reassembled", "placed", "whole_datagrams"):
         assert after[name] - before[name] == len(sent), name
 

@@ -182,9 +182,11 @@ def least_header(s, memory, at):
     protocol = w["protocol"]
     l4 = start
     if s["parsed"]["remote_high"] != 0:
-        protocol, l4 = ipv6.pass_over(memory, protocol, NONE, start, end)
-        if protocol < 0:
+        protocol, l4 = ipv6.pass_over(memory, protocol, start, end, NONE)
+        if protocol == ipv6.DROPPED:
             return NONE
+        if protocol < 0:
+            return 0  # the whole datagram is refused, and its sender told
     if protocol == ipv4.TCP:
         if l4 + 20 > end:
             return NONE

@@ -247,7 +247,7 @@ def on_ipv6(s, memory, at, ip, header_end, payload_length, reason, now):
                 place & 0xFFF8, place & 1,
             )  # fmt: skip
         # RFC 6946: a fragment that is the whole packet has nothing to wait for
-        protocol, after = ipv6.pass_over(memory, following, NONE, after + 8, end)
+        protocol, after = ipv6.pass_over(memory, following, after + 8, end, NONE)
     if protocol == ipv6.TCP and to_us:
         return on_tcp(
             s, memory, at, ip, after - ip, total, header_end, payload_length, reason, now
@@ -268,15 +268,16 @@ def on_ipv6(s, memory, at, ip, header_end, payload_length, reason, now):
             s, memory, at, ip, after, ip + total - after, to_us, reassembled, now
         )  # fmt: skip
         return DONE
+    to_tell = whole and to_us and not unspecified
     if protocol < 0:
         count(s, counters.BAD_IP)
-        if protocol != ipv6.DROPPED and whole and to_us and not unspecified:
+        if protocol != ipv6.DROPPED and to_tell:
             code = icmp6.UNKNOWN_OPTION if protocol == ipv6.BAD_OPTION else icmp6.BAD_FIELD
             kind = icmp6.PARAMETER_PROBLEM
             icmp6.send_error(s, memory, at, ip, total, kind, code, after - ip, now)
         return DONE
     count(s, counters.OTHER_PROTOCOL)
-    if whole and to_us and not unspecified and after == ip + ipv6.HEADER_BYTES:
+    if to_tell and after == ip + ipv6.HEADER_BYTES:
         kind, code = icmp6.PARAMETER_PROBLEM, icmp6.NEXT_HEADER
         icmp6.send_error(s, memory, at, ip, total, kind, code, 6, now)
     return DONE

@@ -41,10 +41,10 @@ def find_unknown_option(memory, at, end):
 
 
 @part
-def pass_over(memory, protocol, first, at, end):
+def pass_over(memory, protocol, at, end, first):
     """Behind the extension headers from `at` on: (protocol, where it begins). Where that cannot be,
     or must not be looked for: (DROPPED, 0), or (BAD_FIELD or BAD_OPTION, place of what the sender
-    is told). Hop-by-hop options may only stand at `first`."""
+    is told). `first`: where hop-by-hop options may stand."""
     for _ in range(EXTENSIONS_MAX):
         if protocol != HOP_BY_HOP and protocol != ROUTING and protocol != DESTINATION:
             return protocol, at
@@ -69,9 +69,9 @@ def pass_over(memory, protocol, first, at, end):
 
 @part
 def find_payload(memory, ip, end):
-    """Behind the extension headers of a packet: as `pass_over`."""
+    """As `pass_over`, behind the extension headers of the packet at `ip`."""
     first = ip + HEADER_BYTES
-    return pass_over(memory, get8(memory, ip + 6), first, first, end)
+    return pass_over(memory, get8(memory, ip + 6), first, end, first)
 
 
 @part

@@ -84,9 +84,9 @@ class Work(IntFlag):
     """A port range is wanted or an application broke the protocol: look at the rows."""
     DEVICE_SEEN = 16
     """The card wrote an index since the last burst."""
-    IDLE = 64
+    IDLE = 32
     """Nothing was done for a while (of `bursts` alone)."""
-    PLACE = 32
+    PLACE = 64
     """Payload waits to be moved, or for the answer of a PLACE."""
 
 

@@ -105,8 +105,7 @@ CONTROL = np.dtype(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
         " frame_next neighbour_at locals_at tso_bytes paths locals routes congestion timestamps"
-        " sack holds_due moving place_bytes identification"
-        " udp_deadline udp_waiting fragments_sent"
+        " sack udp_deadline udp_waiting fragments_sent holds_due moving place_bytes identification"
     )
     + [("secret", "<i8", (4,))]
 )
@@ -309,8 +308,8 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     control["address"], control["prefix"], control["gateway"] = address, prefix, gateway
     control["mac"], control["mss"] = int.from_bytes(mac, "big"), mss
     control["secret"][:] = np.frombuffer(secret, "<u4")
-    control["next_deadline"] = control["holds_due"] = NEVER
-    control["neighbour_at"] = control["locals_at"] = NEVER
+    control["next_deadline"] = control["neighbour_at"] = control["locals_at"] = NEVER
+    control["holds_due"] = NEVER
     control["congestion"], control["timestamps"] = congestion, int(timestamps)
     control["sack"], control["tso_bytes"] = int(sack), min(tso_bytes, TSO_MOST)
     control["place_bytes"] = place_bytes
