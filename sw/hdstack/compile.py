@@ -20,7 +20,7 @@ from . import native
 
 __all__ = ["entry", "interpreted", "part"]
 
-_COPIED = ("hdstack.tcp", "hdstack.net")
+_COPIED = ("hdstack.tcp", "hdstack.net", "hdstack.udp")
 _interpreting = False
 
 
@@ -58,7 +58,7 @@ def _loaded():
 
 @contextmanager
 def interpreted():
-    """While this lasts, `import hdstack.tcp...` and `hdstack.net...` make interpreted copies.
+    """While this lasts, `import hdstack.tcp...`, `.net...` and `.udp...` make interpreted copies.
 
     Modules imported before are back in place afterwards. Not for use by several threads at once.
     """
@@ -66,7 +66,7 @@ def interpreted():
     import hdstack
 
     before = _loaded()
-    attributes = {name: vars(hdstack).get(name) for name in ("tcp", "net")}
+    attributes = {name: vars(hdstack).get(name) for name in ("tcp", "net", "udp")}
     for name in before:
         del sys.modules[name]
     _interpreting = True

@@ -12,18 +12,32 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
+from tcp_frames import (  # what tests need of a host they find here
+    ACK,
+    FIN,
+    PSH,
+    RST,  # noqa: F401
+    SYN,
+    Segment,
+    asks_for,
+    build,
+    dissect,
+    find_tcp,
+    inet_sum,
+)
 
 from hdstack import compile as compiling
-from hdstack.tcp.events import REQUEST, CloseReason, EventKind, RequestKind
+from hdstack.tcp.events import IPV6, REQUEST, CloseReason, EventKind, RequestKind
 
 MS = 1_000_000
 S = 1_000_000_000
-FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 ELEMENT = 2048
 QUEUE = 1
 REGION = 3
 GENERATION = 7
-MODULES = ("tcp.core", "tcp.tables", "tcp.counters", "tcp.states", "net.input", "net.output")
+MODULES = (
+    "tcp.core", "tcp.tables", "tcp.counters", "tcp.states", "net.input", "net.output", "net.owner",
+)  # fmt: skip
 
 
 @functools.cache
@@ -37,122 +51,6 @@ def load(compiled: bool) -> SimpleNamespace:
     return SimpleNamespace(
         **{name.replace(".", "_"): m for name, m in zip(MODULES, modules, strict=True)}
     )
-
-
-def inet_sum(data: bytes) -> int:
-    """Folded one's complement sum, independent of the stack's own."""
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-def ip_text(address: int) -> str:
-    return ".".join(str(b) for b in address.to_bytes(4, "big"))
-
-
-@dataclass
-class Segment:
-    """A TCP segment as seen on the wire."""
-
-    source: int
-    destination: int
-    sport: int
-    dport: int
-    seq: int
-    ack: int
-    flags: int
-    window: int
-    payload: bytes = b""
-    mss: int = 0
-    shift: int = -1
-    sack_ok: bool = False
-    ts: tuple | None = None
-    """(TSval, TSecr)"""
-    sacks: tuple = ()
-    """Blocks (start, end), the first byte and that after the last one."""
-    kinds: tuple = ()
-    """Option numbers in the order in which they came."""
-
-    def __repr__(self):
-        names = "".join(
-            n for n, bit in zip("FSRPA", (1, 2, 4, 8, 16), strict=True) if self.flags & bit
-        )
-        return f"<{names} seq={self.seq} ack={self.ack} win={self.window} {len(self.payload)}B>"
-
-
-def build(segment: Segment, mac_to: bytes, mac_from: bytes) -> bytes:
-    """The frame of a segment, with right checksums."""
-    options = b""
-    if segment.mss:
-        options += struct.pack(">BBH", 2, 4, segment.mss)
-    if segment.shift >= 0:
-        options += struct.pack(">BBBB", 1, 3, 3, segment.shift)
-    if segment.sack_ok:
-        options += b"\x01\x01\x04\x02"
-    if segment.ts is not None:
-        stamp = (number & 0xFFFFFFFF for number in segment.ts)
-        options += struct.pack(">BBBBII", 1, 1, 8, 10, *stamp)
-    if segment.sacks:
-        options += struct.pack(">BBBB", 1, 1, 5, 2 + 8 * len(segment.sacks))
-        for edges in segment.sacks:
-            options += struct.pack(">II", *(edge & 0xFFFFFFFF for edge in edges))
-    size = 20 + len(options)
-    tcp = struct.pack(
-        ">HHIIBBHHH", segment.sport, segment.dport, segment.seq & 0xFFFFFFFF,
-        segment.ack & 0xFFFFFFFF, size << 2, segment.flags, segment.window, 0, 0,
-    ) + options + segment.payload  # fmt: skip
-    pseudo = struct.pack(">IIBBH", segment.source, segment.destination, 0, 6, len(tcp))
-    tcp = tcp[:16] + struct.pack(">H", inet_sum(pseudo + tcp) ^ 0xFFFF) + tcp[18:]
-    ip = struct.pack(
-        ">BBHHHBBHII", 0x45, 0, 20 + len(tcp), 1, 0, 64, 6, 0, segment.source, segment.destination
-    )
-    ip = ip[:10] + struct.pack(">H", inet_sum(ip) ^ 0xFFFF) + ip[12:]
-    return mac_to + mac_from + b"\x08\x00" + ip + tcp
-
-
-OPTION_SIZES = {2: 4, 3: 3, 4: 2, 8: 10}
-
-
-def dissect(frame: bytes) -> Segment | None:
-    """The TCP segment in a frame; asserts that lengths and checksums are right."""
-    if frame[12:14] != b"\x08\x00" or frame[23] != 6:
-        return None
-    assert inet_sum(frame[14:34]) == 0xFFFF, "IPv4 checksum"
-    total = struct.unpack_from(">H", frame, 16)[0]
-    source, destination = struct.unpack_from(">II", frame, 26)
-    tcp = frame[34 : 14 + total]
-    assert len(tcp) == total - 20
-    pseudo = struct.pack(">IIBBH", source, destination, 0, 6, len(tcp))
-    assert inet_sum(pseudo + tcp) == 0xFFFF, "TCP checksum"
-    sport, dport, seq, ack, offset, flags, window = struct.unpack_from(">HHIIBBH", tcp)
-    size = offset >> 4 << 2
-    found = Segment(source, destination, sport, dport, seq, ack, flags, window, tcp[size:])
-    options = tcp[20:size]
-    while options:
-        found.kinds += (options[0],)
-        if options[0] == 1:
-            options = options[1:]
-            continue
-        if len(options) < 2 or not 2 <= options[1] <= len(options):
-            break  # the rest is no list of options
-        if OPTION_SIZES.get(options[0], options[1]) != options[1]:
-            options = options[options[1] :]
-            continue
-        if options[0] == 2:
-            found.mss = struct.unpack_from(">H", options, 2)[0]
-        elif options[0] == 3:
-            found.shift = options[2]
-        elif options[0] == 4:
-            found.sack_ok = True
-        elif options[0] == 8:
-            found.ts = struct.unpack_from(">II", options, 2)
-        elif options[0] == 5:
-            edges = struct.unpack_from(f">{(options[1] - 2) // 4}I", options, 2)
-            found.sacks = tuple(zip(edges[::2], edges[1::2], strict=True))
-        options = options[options[1] :]
-    return found
 
 
 @dataclass
@@ -258,8 +156,7 @@ class Host:
                     offset, region, payload = element * ELEMENT, app.region, segment.payload
                     assert element not in app.held, "a delivered buffer would be overwritten"
                     app.pool[offset : offset + len(payload)] = payload
-                    total = struct.unpack_from(">H", frame, 16)[0]
-                    header = frame[: 14 + total - len(payload)]
+                    header = frame[: find_tcp(frame)[1] - len(payload)]
                     left, reason = min(len(app.posted), 255), 0
         if not self.core.ready(self.s, queue):
             self.dropped_not_ready += 1
@@ -347,7 +244,12 @@ class Host:
         self.request(RequestKind.LISTEN, queue, socket=socket, port=port)
 
     def connect(self, address, port, socket=6, queue=QUEUE):
-        self.request(RequestKind.CONNECT, queue, socket=socket, address=address, port=port)
+        fields = {"address": address}
+        if address >> 32:
+            words = [address >> 32 * k & 0xFFFFFFFF for k in range(4)]
+            fields = dict(zip(("address", "connection", "length", "spare"), words, strict=True))
+            fields["region"] = IPV6
+        self.request(RequestKind.CONNECT, queue, socket=socket, port=port, **fields)
 
     def send(self, connection, data: bytes, offset=None, queue=QUEUE):
         """Put `data` into the send area at `offset` and ask for it to be sent."""
@@ -557,6 +459,8 @@ class Script:
         """Segments that the host sent, numbers made relative."""
         found = []
         for frame in self.host.transmit():
+            if asks_for(frame, self.address):
+                self.host.receive(arp_reply(self.host, self.MAC, self.address))
             segment = dissect(frame)
             if segment is None or segment.dport != self.sport:
                 continue

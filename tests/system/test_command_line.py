@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("demo", "device", "stack", "serve", "fetch", "forward", "stats", "verilog")
+COMMANDS = ("demo", "device", "stack", "serve", "fetch", "forward", "echo", "stats", "verilog")
 
 
 def hdsnic(*arguments, **environment):
@@ -59,6 +59,8 @@ def test_help_of_a_command_has_an_example_that_begins_with_it(command):
         (["stats"], "is it running"),
         (["stack"], "is it running"),
         (["serve", "/"], "is it running"),
+        (["echo", "--port", "0"], "--port"),
+        (["echo"], "is it running"),
         (["fetch", "http://10.77.0.1/"], "is it running"),
     ],
 )

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 
 from ..errors import HdstackError
-from ..tcp.events import IPV6, CloseReason, RequestKind
+from ..tcp.events import IPV6, NO_LINGER, CloseFlag, CloseReason, RequestKind
 from .buffers import SendBuffer, View
 from .socket_options import SocketOptions
 from .streams import StreamReader, StreamWriter
@@ -16,8 +16,6 @@ __all__ = ["Connection", "NoResources", "address_fields", "address_text", "failu
 
 _CHUNK = 64 * 1024
 """Largest send buffer that `write` fills at a time."""
-_LINGER_SECONDS = 10.0
-"""How long a closed connection waits for the peer's end before it is reset."""
 
 
 class NoResources(HdstackError, OSError):
@@ -48,9 +46,11 @@ class Connection:
     def __init__(self, runtime, number: int, local: tuple, peer: tuple):
         self.runtime, self.number, self.local, self.peer = runtime, number, local, peer
         self.arrived: deque[View] = deque()
-        self.finished = False
+        self.finished = self.ended_by_peer = False
         self.closed = False
         self.error: Exception | None = None
+        self.problem: Exception | None = None
+        """Why the peer does not answer at present; the connection goes on."""
         self.consumed = 0
         self.discarding = False
         self.backlog: deque = deque()
@@ -58,8 +58,10 @@ class Connection:
         self.sent: deque[tuple[SendBuffer, int]] = deque()
         self.unacknowledged = 0
         self.end_wanted = self.ended = False
+        self.close_wanted = self.close_asked = False
+        self.unread = False
+        self._linger_end: float | None = None
         self._changed: set[asyncio.Future] = set()
-        self._linger = None
         self.options = SocketOptions(self)
         self.reader, self.writer = StreamReader(self), StreamWriter(self)
 
@@ -90,15 +92,21 @@ class Connection:
         view = View(self, offset, pool.view[offset : offset + length].toreadonly())
         if self.discarding:
             view.release()
+            self._left_unread()
         else:
             self.arrived.append(view)
             self.tell()
 
     def on_finished(self) -> None:
-        self.finished = True
+        self.finished = self.ended_by_peer = True
+        self.tell()
+
+    def on_problem(self, reason: int) -> None:
+        self.problem = failure(reason, str(self))
         self.tell()
 
     def on_released(self) -> None:
+        self.problem = None
         if self.sent:
             buffer, length = self.sent.popleft()
             self.unacknowledged -= length
@@ -116,8 +124,6 @@ class Connection:
             self.on_released()
         self._drop_backlog()
         self.finished = True
-        if self._linger:
-            self._linger.cancel()
         self.tell()
 
     def _drop_backlog(self):
@@ -132,6 +138,12 @@ class Connection:
     def released(self, start: int, length: int) -> None:
         """A view of `length` bytes at `start` of the pool is used no more."""
         self.runtime.released(self, start, length)
+
+    def account(self) -> None:
+        """Tell the stack what was read since the last time."""
+        if not self.closed:
+            self.runtime.ask(RequestKind.CONSUMED, connection=self.number, length=self.consumed)
+        self.consumed = 0
 
     def take_first(self, limit: int) -> View:
         """The first arrived view, or its first `limit` bytes; the rest stays."""
@@ -194,7 +206,12 @@ class Connection:
                 RequestKind.SEND, connection=self.number, region=runtime.pool.region,
                 generation=runtime.pool.generation, offset=buffer._start, length=length,
             )  # fmt: skip
-        if self.end_wanted and not self.ended and not self.closed:
+        if self.closed:
+            return
+        if self.close_wanted and not self.close_asked:
+            self.ended = self.close_asked = True
+            self._ask_close()
+        elif self.end_wanted and not self.ended:
             self.ended = True
             runtime.ask(RequestKind.SHUTDOWN, connection=self.number)
 
@@ -230,19 +247,43 @@ class Connection:
             self.push()
 
     def close(self) -> None:
-        """Both directions: what is queued is still sent, what comes is given back."""
-        self.end()
-        self.discard()
-        if not self.closed and self._linger is None:
-            self._linger = self.runtime.loop.call_later(_LINGER_SECONDS, self.linger_over)
-
-    def linger_over(self) -> None:
-        """The peer did not end its side in time: reset, unless bytes are still on their way."""
-        if self.closed:
+        """Both directions: FIN after what is queued; what comes, and what is left unread, is given
+        back, and the peer told by RST that it is lost (RFC 9293 section 3.6.1). How long the peer
+        may take to acknowledge is SO_LINGER's; the stack keeps that time."""
+        if self.closed or self.close_wanted:
             return
-        if self.unsent:
-            self._linger = self.runtime.loop.call_later(_LINGER_SECONDS, self.linger_over)
-        else:
+        seconds = self.options.linger_seconds
+        if seconds == 0:
+            self.abort()
+            return
+        self.end_wanted = self.close_wanted = True
+        self.unread = bool(self.arrived or self.reader.held_bytes)
+        self.discard()
+        if seconds is not None:
+            self._linger_end = self.runtime.loop.time() + seconds
+        self.push()
+        if seconds is not None and not self.close_asked:
+            self.runtime.loop.call_later(seconds, self._linger_over)
+
+    def _ask_close(self):
+        length = NO_LINGER
+        if self._linger_end is not None:
+            length = max(1, round(1000 * (self._linger_end - self.runtime.loop.time())))
+        self.runtime.ask(
+            RequestKind.CLOSE, connection=self.number, length=length,
+            offset=CloseFlag.UNREAD if self.unread else 0,
+        )  # fmt: skip
+
+    def _left_unread(self):
+        """Data came between the program's close and the stack's knowledge of it."""
+        if self.close_wanted and not self.unread and not self.closed:
+            self.unread = True
+            if self.close_asked:
+                self._ask_close()
+
+    def _linger_over(self):
+        """The time to linger is over while bytes still wait for room."""
+        if not self.closed and not self.close_asked:
             self.abort()
 
     def abort(self) -> None:

@@ -31,6 +31,11 @@ class StreamReader:
         """Whether everything was read and the peer has ended its side."""
         return self._c.finished and not self._c.arrived and not self._held
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were copied out of the pool and that nobody has read yet."""
+        return len(self._held)
+
     def exception(self) -> Exception | None:
         """Why the connection broke, if it did."""
         return self._c.error
@@ -39,7 +44,7 @@ class StreamReader:
         """Wait for payload; False at the end. Raises what broke the connection."""
         c = self._c
         while not c.arrived:
-            if c.error is not None:
+            if c.error is not None and not c.ended_by_peer:
                 raise c.error
             if c.finished or c.discarding:
                 return False
@@ -184,11 +189,13 @@ class StreamWriter:
     async def drain(self) -> None:
         """Wait until the peer has acknowledged enough that more may be written.
 
-        Raises what broke the connection.
+        Raises what broke the connection, or why the stack refused an option that was set.
         """
         c = self._c
         if c.error is not None:
             raise c.error
+        if c.options.unsettled:
+            await c.options.settled()
         if c.unsent > _HIGH:
             while c.unsent > _LOW and not c.closed:
                 await c.changed()
@@ -217,7 +224,8 @@ class StreamWriter:
         self._c.end()
 
     def close(self) -> None:
-        """Close both directions; what was written is still delivered."""
+        """Close both directions; what was written is still delivered. Where data that came is left
+        unread, or more comes, the peer is told by RST that it is lost."""
         self._c.close()
 
     def is_closing(self) -> bool:
@@ -240,6 +248,8 @@ class StreamWriter:
         self._c.abort()
 
     def get_extra_info(self, name: str, default=None):
-        """`peername` or `sockname`: (address, port); `socket`: options of the connection."""
-        found = {"peername": self._c.peer, "sockname": self._c.local, "socket": self._c.options}
+        """`peername` or `sockname`: (address, port); `socket`: options of the connection;
+        `problem`: why the peer does not answer at present, as an exception, or None."""
+        found = {"peername": self._c.peer, "sockname": self._c.local, "socket": self._c.options,
+                 "problem": self._c.problem}  # fmt: skip
         return found.get(name, default)

@@ -101,6 +101,9 @@ def stack(
         list[str] | None, typer.Option(help="Further address and prefix, IPv4 or IPv6.")
     ] = None,
     gateway6: Annotated[str | None, typer.Option(help="Router for IPv6.")] = None,
+    probe: Annotated[
+        bool, typer.Option(help="Ask for a second whether others have the addresses.")
+    ] = True,
     tso: Annotated[
         bool, typer.Option("--tso/--no-tso", help="The card cuts large sends into segments.")
     ] = True,
@@ -125,8 +128,8 @@ def stack(
     from .processes import run_stack
 
     run_stack(
-        run, address, mac, gateway, also or [], gateway6, tso, checksums, scaling, uid, ready_fd,
-        parent_pid,
+        run, address, mac, gateway, also or [], gateway6, probe, tso, checksums, scaling, uid,
+        ready_fd, parent_pid,
     )  # fmt: skip
 
 
@@ -175,6 +178,25 @@ def fetch(
     from .fetch import run_fetch
 
     run_fetch(url, run, output, upload, pool << 20, timeout, uid, parent_pid, control_fd)
+
+
+@app.command()
+def echo(
+    run: RunDirectory,
+    port: Annotated[int, typer.Option(help="UDP port.", min=1, max=65535)] = 7,
+    pool: Annotated[int, typer.Option(help="MiB of the payload pool.", min=1, max=1024)] = 16,
+    uid: Uid = None,
+    ready_fd: ReadyFd = None,
+    parent_pid: ParentPid = None,
+    control_fd: ControlFd = None,
+):
+    """Send every UDP datagram back to where it came from, as an application on the stack.
+
+    [bold]Example:[/bold]  hdsnic echo --port 7
+    """
+    from .echo import run_echo
+
+    run_echo(run, port, pool << 20, uid, ready_fd, parent_pid, control_fd)
 
 
 @app.command()

@@ -43,6 +43,7 @@ def run_stack(
     gateway: str | None,
     also: list[str],
     gateway6: str | None,
+    probe: bool,
     tso: bool,
     checksums: bool,
     scaling: bool,
@@ -74,6 +75,6 @@ def run_stack(
         say.print(f"stack of {address} in {run_directory}; Ctrl-C ends it", soft_wrap=True)
     service.main(
         run_directory, address, mac, uid=uid, ready_fd=ready_fd, parent_pid=parent_pid,
-        gateway=gateway, addresses=also, gateway6=gateway6, tso=tso, checksums=checksums,
-        scaling=scaling,
+        gateway=gateway, addresses=also, gateway6=gateway6, probe=probe, tso=tso,
+        checksums=checksums, scaling=scaling,
     )  # fmt: skip

@@ -2,12 +2,13 @@
 
 from ..compile import part
 from ..tcp import counters
-from ..tcp.open import neighbour_known
-from ..tcp.routes import is_local
+from ..tcp.routes import find_local, is_local
 from ..tcp.rows import count
 from .bytesio import get16, get32, get48, put8, put16, put32, put48
+from .duplicates import conflict
 from .ethernet import ARP, BROADCAST, encode
-from .neighbour import REPLY, REQUEST, learn, send_arp
+from .neighbour import ANSWERS, ASKS, REPLY, REQUEST, learn, send_arp
+from .waiting import neighbour_known
 
 BYTES = 28
 
@@ -27,16 +28,21 @@ def on_packet(s, memory, at, length, now):
     mac = get48(memory, at + 8)
     address = get32(memory, at + 14)
     target = get32(memory, at + 24)
+    claimed = find_local(s, 0, address)
+    if claimed >= 0:  # RFC 5227 sections 2.1.1 and 2.4: another host has it, or means to
+        conflict(s, claimed, mac, True, now)
+    elif address == 0 and operation == REQUEST and find_local(s, 0, target) >= 0:
+        conflict(s, find_local(s, 0, target), mac, False, now)
     if not is_local(s, 0, target):
         return
-    # a group address is nobody's; our own is a forgery, or a conflict that we do not settle
-    if mac >> 40 & 1 or mac == 0 or is_local(s, 0, address):
+    # a group address is nobody's; our own is a forgery, or a conflict
+    if mac >> 40 & 1 or mac == 0 or claimed >= 0:
         count(s, counters.BAD_ARP)
         return
     count(s, counters.ARP_IN)
     asks_us = operation == REQUEST
     if address != 0:  # 0: a probe (RFC 5227), answered and not learned
-        if learn(s, 0, address, mac, asks_us, now):
+        if learn(s, 0, address, mac, ASKS if asks_us else ANSWERS, now):
             neighbour_known(s, 0, address, mac, now)
         elif operation == REPLY:
             count(s, counters.BAD_ARP)

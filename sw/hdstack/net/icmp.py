@@ -1,11 +1,12 @@
-"""ICMP (RFC 792): echo is answered, errors about our segments go to TCP, what nobody here takes is
-answered by "unreachable" (RFC 1122 section 3.2.2.1). Whatever is sent is limited in rate."""
+"""ICMP (RFC 792): echo is answered, errors go to TCP and UDP, what nobody here takes is answered by
+"unreachable" (RFC 1122 section 3.2.2.1). Whatever is sent is limited in rate."""
 
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
 from ..tcp.sequence import refill
-from ..tcp.tables import NONE, SECOND
+from ..tcp.tables import HOPS, NONE, SECOND
+from ..udp import input as udp
 from . import ipv4, tcp_header
 from .bytesio import checksum, get16, get32, get48, put16, put48
 from .frames import begin_frame
@@ -46,7 +47,7 @@ def end_answer(s, slot, memory, at, ip, length):
     put48(out, 0, get48(memory, at + 6))
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x0800)
-    ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, length)
+    ipv4.encode(out, 14, get32(memory, ip + 16), get32(memory, ip + 12), ipv4.ICMP, length, HOPS, 0)
     put16(out, 24, checksum(out, 14, ipv4.HEADER_BYTES))
     put16(out, 36, 0)
     put16(out, 36, checksum(out, 34, length))
@@ -85,7 +86,8 @@ def send_unreachable(s, memory, at, ip, total, code, now):
 
 @part
 def on_error(s, memory, message, length, now):
-    """An error that quotes a packet: TCP is told if it is a segment of ours in flight."""
+    """An error that quotes a packet: TCP is told if it is a segment of ours in flight, UDP if it
+    may be a datagram of ours."""
     kind = memory[message]
     code = memory[message + 1]
     quoted = message + 8
@@ -94,7 +96,9 @@ def on_error(s, memory, message, length, now):
         count(s, counters.BAD_ICMP)
         return
     size = get16(memory, quoted + 2)
-    if memory[quoted + 9] != ipv4.TCP or get16(memory, quoted + 6) & 0x1FFF:
+    protocol = memory[quoted + 9]
+    known = protocol == ipv4.TCP or protocol == ipv4.UDP
+    if not known or get16(memory, quoted + 6) & 0x1FFF:
         count(s, counters.ERRORS_IGNORED)
         return
     p = s["parsed"]
@@ -103,6 +107,11 @@ def on_error(s, memory, message, length, now):
     p["remote_high"] = 0
     p["remote_address"] = get32(memory, quoted + 16)
     tcp_header.quote(p, memory, quoted + header)
+    if protocol == ipv4.UDP:
+        too_big = kind == UNREACHABLE and code == TOO_BIG
+        refused = kind == UNREACHABLE and code in (PROTOCOL, PORT)
+        udp.on_error(s, too_big, get16(memory, message + 6), size, refused, now)
+        return
     index = path.quoted_connection(s, p["seq"])
     if index < 0:
         count(s, counters.ERRORS_IGNORED)

@@ -1,10 +1,12 @@
-"""ICMPv6 (RFC 4443): echo is answered, errors about our segments go to TCP, neighbour discovery to
+"""ICMPv6 (RFC 4443): echo is answered, errors go to TCP and UDP, neighbour discovery to
 `ndp`. Shares the rate limit of ICMP."""
 
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
-from . import ipv6, ndp, tcp_header
+from ..tcp.tables import HOPS
+from ..udp import input as udp
+from . import ipv6, ndp, ndp_messages, tcp_header
 from .bytesio import get8, get16, get32, get48, get64, put16, put32, put48
 from .icmp import begin_answer
 
@@ -15,7 +17,9 @@ PARAMETER_PROBLEM = 4
 ECHO_REQUEST = 128
 ECHO_REPLY = 129
 PORT = 4
+BAD_FIELD = 0
 NEXT_HEADER = 1
+UNKNOWN_OPTION = 2
 QUOTED_MAX = 1280 - 40 - 8
 """An error must fit into the least MTU (RFC 4443 section 2.4)."""
 
@@ -28,7 +32,7 @@ def end_answer(s, slot, memory, at, ip, length):
     put48(out, 6, s["control"]["mac"])
     put16(out, 12, 0x86DD)
     ipv6.encode(
-        out, 14, length, ipv6.ICMP, ipv6.HOP_LIMIT, get64(memory, ip + 24), get64(memory, ip + 32),
+        out, 14, length, ipv6.ICMP, HOPS, 0, get64(memory, ip + 24), get64(memory, ip + 32),
         get64(memory, ip + 8), get64(memory, ip + 16),
     )  # fmt: skip
     put16(out, 56, 0)
@@ -67,7 +71,8 @@ def send_error(s, memory, at, ip, total, kind, code, pointer, now):
 
 @part
 def on_error(s, memory, message, length, now):
-    """An error that quotes a packet: TCP is told if it is a segment of ours in flight."""
+    """An error that quotes a packet: TCP is told if it is a segment of ours in flight, UDP if it
+    may be a datagram of ours."""
     kind = get8(memory, message)
     code = get8(memory, message + 1)
     quoted = message + 8
@@ -75,7 +80,7 @@ def on_error(s, memory, message, length, now):
         count(s, counters.BAD_ICMP)
         return
     protocol, tcp = ipv6.find_payload(memory, quoted, message + length - 8)
-    if protocol != ipv6.TCP:
+    if protocol != ipv6.TCP and protocol != ipv6.UDP:
         count(s, counters.ERRORS_IGNORED)
         return
     p = s["parsed"]
@@ -84,6 +89,11 @@ def on_error(s, memory, message, length, now):
     p["remote_high"] = get64(memory, quoted + 24)
     p["remote_address"] = get64(memory, quoted + 32)
     tcp_header.quote(p, memory, tcp)
+    if protocol == ipv6.UDP:
+        size = ipv6.HEADER_BYTES + get16(memory, quoted + 4)
+        refused = kind == UNREACHABLE and code == PORT
+        udp.on_error(s, kind == TOO_BIG, get32(memory, message + 4), size, refused, now)
+        return
     index = path.quoted_connection(s, p["seq"])
     if index < 0:
         count(s, counters.ERRORS_IGNORED)
@@ -104,7 +114,7 @@ def on_packet(s, memory, at, ip, message, length, to_us, now):
         count(s, counters.BAD_ICMP)
         return
     kind = get8(memory, message)
-    if kind in (ndp.SOLICITATION, ndp.ADVERTISEMENT):
+    if kind in (ndp_messages.SOLICITATION, ndp_messages.ADVERTISEMENT):
         if message == ip + ipv6.HEADER_BYTES:
             ndp.on_message(s, memory, at, message, length, now)
         else:

@@ -1,20 +1,29 @@
 """A record of a receive ring: its header bytes are looked at here, once, and handed on.
 
-ARP and ICMP echo are answered here; TCP goes to `hdstack.tcp.input`. What the card verified
-(lengths against the frame, IPv4, TCP and UDP checksums) is not verified again; what would make
-this code read beyond the record is.
+ARP and ICMP echo are answered here; TCP goes to `hdstack.tcp.input`, UDP to `hdstack.udp.input`.
+What the card verified (lengths against the frame, IPv4, TCP and UDP checksums) is not verified
+again; what would make this code read beyond the record is.
 """
+
+from hdsnic import abi
 
 from ..compile import entry, part
 from ..tcp import counters
-from ..tcp.input import on_segment, return_payload
+from ..tcp.input import on_segment
 from ..tcp.routes import is_host, is_local
-from ..tcp.rows import count, return_buffer
-from ..tcp.window import on_record
-from . import arp, ethernet, icmp, icmp6, ipv4, ipv6, tcp_header
-from .bytesio import get16, get32, get48, get64
+from ..tcp.rows import count, return_payload
+from ..tcp.tables import CHAIN_MOST, NONE, REGIONS
+from ..tcp.window import on_payload, on_record
+from ..udp import input as udp
+from . import arp, ethernet, icmp, icmp6, ipv4, ipv6, tcp_header, udp_header
+from .bytesio import get8, get16, get32, get48, get64
 
-__all__ = ["on_frame"]
+__all__ = ["on_frame", "take_chain"]
+
+WORD_BYTES = abi.CHAINED_BUFFER.bytes
+ELEMENT_AT, REGION_AT, LENGTH_AT = (
+    abi.CHAINED_BUFFER.offsets[name] // 8 for name in ("element", "region", "length")
+)
 
 
 @part
@@ -23,6 +32,8 @@ def on_tcp(s, memory, ip, header, total, header_end, payload_length, now):
     there = min(ip + total, header_end) - (ip + header)
     size = tcp_header.parse(s, memory, ip + header, there)
     p = s["parsed"]
+    if p["region"] >= 0:
+        on_payload(s, p["queue"], payload_length)
     length = total - header - size
     if size == 0 or length < 0 or (p["region"] >= 0 and length != payload_length):
         count(s, counters.BAD_SEGMENT)
@@ -31,6 +42,20 @@ def on_tcp(s, memory, ip, header, total, header_end, payload_length, now):
     p["length"] = length
     count(s, counters.SEGMENTS_IN)
     on_segment(s, now)
+
+
+@part
+def on_udp(s, memory, ip, header, total, header_end, payload_length):
+    """UDP of at most `total` - `header` bytes, as `on_tcp`; False where nobody takes it."""
+    there = min(ip + total, header_end) - (ip + header)
+    length = udp_header.parse(s, memory, ip + header, there, total - header)
+    p = s["parsed"]
+    if length < 0 or (p["region"] >= 0 and length != payload_length):
+        count(s, counters.BAD_DATAGRAM)
+        return_payload(s)
+        return True
+    p["length"] = length
+    return udp.on_datagram(s)
 
 
 @part
@@ -59,12 +84,16 @@ def on_ipv4(s, memory, at, ip, header_end, payload_length, now):
         return_payload(s)
         return
     protocol = memory[ip + 9]
+    p["local_high"] = 0
+    p["local_address"] = local
+    p["remote_high"] = 0
+    p["remote_address"] = source
     if protocol == ipv4.TCP:
-        p["local_high"] = 0
-        p["local_address"] = local
-        p["remote_high"] = 0
-        p["remote_address"] = source
         on_tcp(s, memory, ip, header, total, header_end, payload_length, now)
+        return
+    if protocol == ipv4.UDP:
+        if not on_udp(s, memory, ip, header, total, header_end, payload_length):
+            icmp.send_unreachable(s, memory, at, ip, min(total, header_end - ip), icmp.PORT, now)
         return
     return_payload(s)
     whole = ip + total <= header_end
@@ -73,8 +102,7 @@ def on_ipv4(s, memory, at, ip, header_end, payload_length, now):
         return
     count(s, counters.OTHER_PROTOCOL)
     if whole and protocol != ipv4.ICMP:
-        code = icmp.PORT if protocol == ipv4.UDP else icmp.PROTOCOL
-        icmp.send_unreachable(s, memory, at, ip, total, code, now)
+        icmp.send_unreachable(s, memory, at, ip, total, icmp.PROTOCOL, now)
 
 
 @part
@@ -108,20 +136,45 @@ def on_ipv6(s, memory, at, ip, header_end, payload_length, now):
     if protocol == ipv6.TCP and to_us:
         on_tcp(s, memory, ip, after - ip, total, header_end, payload_length, now)
         return
+    if protocol == ipv6.UDP and to_us:
+        if not on_udp(s, memory, ip, after - ip, total, header_end, payload_length):
+            there = min(total, header_end - ip)
+            icmp6.send_error(s, memory, at, ip, there, icmp6.UNREACHABLE, icmp6.PORT, 0, now)
+        return
     return_payload(s)
     whole = ip + total <= header_end
     if protocol == ipv6.FRAGMENT:
         count(s, counters.FRAGMENTS)
+    elif protocol < 0:
+        count(s, counters.BAD_IP)
+        if protocol != ipv6.DROPPED and whole and to_us and not unspecified:
+            code = icmp6.UNKNOWN_OPTION if protocol == ipv6.BAD_OPTION else icmp6.BAD_FIELD
+            kind = icmp6.PARAMETER_PROBLEM
+            icmp6.send_error(s, memory, at, ip, total, kind, code, after - ip, now)
     elif protocol == ipv6.ICMP and whole:
         icmp6.on_packet(s, memory, at, ip, after, ip + total - after, to_us, now)
     else:
         count(s, counters.OTHER_PROTOCOL)
-        if whole and to_us and not unspecified and protocol >= 0:
-            if protocol == ipv6.UDP:
-                icmp6.send_error(s, memory, at, ip, total, icmp6.UNREACHABLE, icmp6.PORT, 0, now)
-            elif after == ip + ipv6.HEADER_BYTES:
-                kind, code = icmp6.PARAMETER_PROBLEM, icmp6.NEXT_HEADER
-                icmp6.send_error(s, memory, at, ip, total, kind, code, 6, now)
+        if whole and to_us and not unspecified and after == ip + ipv6.HEADER_BYTES:
+            kind, code = icmp6.PARAMETER_PROBLEM, icmp6.NEXT_HEADER
+            icmp6.send_error(s, memory, at, ip, total, kind, code, 6, now)
+
+
+@entry
+def take_chain(s, memory, at, buffers):
+    """Before `on_frame`: `buffers` more buffers have payload (CHAINED_BUFFER, from index `at`)."""
+    p = s["parsed"]
+    p["chained"] = min(buffers, CHAIN_MOST)
+    for step in range(p["chained"]):
+        word = at + WORD_BYTES * step
+        element = get8(memory, word + ELEMENT_AT)
+        element |= get8(memory, word + ELEMENT_AT + 1) << 8
+        element |= get8(memory, word + ELEMENT_AT + 2) << 16
+        region = get8(memory, word + REGION_AT)
+        row = p["chain"][step]
+        row["length"] = get8(memory, word + LENGTH_AT) | get8(memory, word + LENGTH_AT + 1) << 8
+        row["region"] = region if region < REGIONS else NONE
+        row["offset"] = element * s["regions"][region]["element_bytes"] if region < REGIONS else 0
 
 
 @entry
@@ -135,7 +188,7 @@ def on_frame(
     `posted_left`, `reason`: as in the record. `now` in ns.
     """
     s["control"]["now"] = now
-    on_record(s, queue, posted_left, payload_length if region >= 0 else 0)
+    on_record(s, queue, posted_left)
     p = s["parsed"]
     p["queue"] = queue
     p["region"] = region if payload_length > 0 else -1
@@ -143,7 +196,7 @@ def on_frame(
     skip = ethernet.payload_at(memory, at, header_length)
     if skip < 0:
         count(s, counters.NOT_IP)
-        return_buffer(s, p["region"], offset)
+        return_payload(s)
         return
     p["mac"] = get48(memory, at + 6)
     kind = get16(memory, at + skip - 2)

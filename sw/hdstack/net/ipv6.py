@@ -12,39 +12,83 @@ ROUTING = 43
 FRAGMENT = 44
 ICMP = 58
 DESTINATION = 60
-HOP_LIMIT = 64
+PAD_1 = 0
+MALFORMED = -2
+DROPPED = -1
+"""In place of a protocol: not for us to look into; the next two are told to the sender."""
+BAD_FIELD = -3
+BAD_OPTION = -4
+FRAGMENT_BYTES = 8
 EXTENSIONS_MAX = 32
 """More do not fit into the 256 bytes of header that the card splits off."""
 
 
 @part
+def find_unknown_option(memory, at, end):
+    """Where in the options from `at` to `end` stands one that we do not know and that may not be
+    skipped (RFC 8200 section 4.2); -1: nowhere, -2: they are malformed."""
+    while at < end:
+        kind = get8(memory, at)
+        if kind == PAD_1:
+            at += 1
+            continue
+        if at + 2 > end or at + 2 + get8(memory, at + 1) > end:
+            return MALFORMED
+        if kind >> 6 != 0:
+            return at
+        at += 2 + get8(memory, at + 1)
+    return NONE
+
+
+@part
 def find_payload(memory, ip, end):
-    """Behind the extension headers: (protocol, where it begins); (-1, -1) where that cannot be."""
+    """Behind the extension headers: (protocol, where it begins). Where that cannot be, or must not
+    be looked for: (DROPPED, 0), or (BAD_FIELD or BAD_OPTION, place of what the sender is told)."""
     protocol = get8(memory, ip + 6)
     at = ip + HEADER_BYTES
     for _ in range(EXTENSIONS_MAX):
         if protocol != HOP_BY_HOP and protocol != ROUTING and protocol != DESTINATION:
             return protocol, at
-        if at + 8 > end:
-            return NONE, NONE
+        if protocol == HOP_BY_HOP and at != ip + HEADER_BYTES:
+            return protocol, at  # it stands first or means nothing
+        following = at + 8 * (get8(memory, at + 1) + 1) if at + 8 <= end else end + 1
+        if following > end:
+            return DROPPED, 0
+        if protocol == ROUTING:
+            if get8(memory, at + 3) != 0:  # segments left: we forward for nobody (RFC 5095)
+                return BAD_FIELD, at + 2
+        else:
+            unknown = find_unknown_option(memory, at + 2, following)
+            if unknown == MALFORMED or (unknown >= 0 and get8(memory, unknown) >> 6 == 1):
+                return DROPPED, 0
+            if unknown >= 0:
+                return BAD_OPTION, unknown
         protocol = get8(memory, at)
-        at += 8 * (get8(memory, at + 1) + 1)
-        if at > end:
-            return NONE, NONE
-    return NONE, NONE
+        at = following
+    return DROPPED, 0
 
 
 @part
-def encode(memory, at, payload, protocol, hop_limit, high, address, remote_high, remote_address):
+def encode(
+    memory, at, payload, protocol, hops, traffic_class, high, address, remote_high, remote_address
+):
     """Write a header for `payload` bytes of `protocol`."""
-    put32(memory, at, 6 << 28)
+    put32(memory, at, 6 << 28 | traffic_class << 20)
     put16(memory, at + 4, payload)
     put8(memory, at + 6, protocol)
-    put8(memory, at + 7, hop_limit)
+    put8(memory, at + 7, hops)
     put64(memory, at + 8, high)
     put64(memory, at + 16, address)
     put64(memory, at + 24, remote_high)
     put64(memory, at + 32, remote_address)
+
+
+@part
+def encode_fragment(memory, at, protocol, identification, offset, more):
+    """Write a fragment header (RFC 8200 section 4.5): `offset` bytes from the beginning."""
+    put16(memory, at, protocol << 8)
+    put16(memory, at + 2, offset | (1 if more else 0))
+    put32(memory, at + 4, identification)
 
 
 @part

@@ -6,24 +6,25 @@ router advertises is not taken: addresses and routes are configuration.
 
 from ..compile import part
 from ..tcp import counters
-from ..tcp.open import neighbour_known
-from ..tcp.routes import is_host, is_local
+from ..tcp.routes import find_local, is_host, is_local
 from ..tcp.rows import count
-from .bytesio import get8, get48, get64, put16, put32, put48
-from .frames import begin_frame
-from .ipv6 import HEADER_BYTES, ICMP, encode, message_checksum
-from .neighbour import learn
-
-SOLICITATION = 135
-ADVERTISEMENT = 136
-SOURCE_OPTION = 1
-TARGET_OPTION = 2
-HOP_LIMIT = 255
-MESSAGE_BYTES = 24
-SOLICITED = 0x40000000
-OVERRIDE = 0x20000000
-ALL_NODES_HIGH = (0xFF02 - 0x10000) << 48
-ALL_NODES_MAC = 0x333300000001
+from .bytesio import get8, get32, get48, get64
+from .duplicates import conflict
+from .ipv6 import HEADER_BYTES
+from .ndp_messages import (
+    ALL_NODES_HIGH,
+    ALL_NODES_MAC,
+    HOP_LIMIT,
+    MESSAGE_BYTES,
+    OVERRIDE,
+    SOLICITATION,
+    SOLICITED,
+    SOURCE_OPTION,
+    TARGET_OPTION,
+    advertise,
+)
+from .neighbour import ANSWERS, ASKS, TELLS, doubt, learn, mac_of
+from .waiting import neighbour_known
 
 
 @part
@@ -41,34 +42,15 @@ def find_option(memory, at, end, wanted):
 
 
 @part
-def advertise(s, mac, remote_high, remote_address, high, address, solicited):
-    """Tell who has `high`, `address`: we do."""
-    length = MESSAGE_BYTES + 8
-    slot = begin_frame(s, 14 + HEADER_BYTES + length)
-    if slot < 0:
-        return
-    out = s["frames"][slot]["bytes"]
-    put48(out, 0, mac)
-    put48(out, 6, s["control"]["mac"])
-    put16(out, 12, 0x86DD)
-    encode(out, 14, length, ICMP, HOP_LIMIT, high, address, remote_high, remote_address)
-    put16(out, 54, ADVERTISEMENT << 8)
-    put16(out, 56, 0)
-    put32(out, 58, OVERRIDE | (SOLICITED if solicited else 0))
-    for step in range(16):
-        out[62 + step] = out[22 + step]
-    put16(out, 78, (TARGET_OPTION << 8) | 1)
-    put48(out, 80, s["control"]["mac"])
-    put16(out, 56, message_checksum(out, 14, 54, length, ICMP))
-    count(s, counters.NDP_OUT)
-
-
-@part
 def on_solicitation(s, memory, at, message, end, now):
     """Somebody asks for an address; `at`: its frame."""
     high = get64(memory, message + 8)
     address = get64(memory, message + 16)
     if not is_local(s, high, address):
+        own = find_local(s, high, address)
+        if own >= 0 and get64(memory, message - HEADER_BYTES + 8) == 0:
+            # RFC 4862 section 5.4.3: another host looks at the same time whether it is free
+            conflict(s, own, get48(memory, at + 6), False, now)
         return
     source_high = get64(memory, message - HEADER_BYTES + 8)
     source = get64(memory, message - HEADER_BYTES + 16)
@@ -80,7 +62,7 @@ def on_solicitation(s, memory, at, message, end, now):
     if source_high == 0:  # unspecified: it wants to have the address itself (RFC 4862)
         advertise(s, ALL_NODES_MAC, ALL_NODES_HIGH, 1, high, address, False)
         return
-    if mac != 0 and learn(s, source_high, source, mac, True, now):
+    if mac != 0 and learn(s, source_high, source, mac, ASKS, now):
         neighbour_known(s, source_high, source, mac, now)
     advertise(
         s, mac if mac != 0 else get48(memory, at + 6), source_high, source, high, address, True
@@ -88,16 +70,25 @@ def on_solicitation(s, memory, at, message, end, now):
 
 
 @part
-def on_advertisement(s, memory, message, end, now):
-    """Somebody tells that it has an address."""
+def on_advertisement(s, memory, at, message, end, now):
+    """Somebody tells that it has an address (RFC 4861 section 7.2.5); `at`: its frame."""
     high = get64(memory, message + 8)
     address = get64(memory, message + 16)
+    flags = get32(memory, message + 4)
     mac = find_option(memory, message + MESSAGE_BYTES, end, TARGET_OPTION)
-    if mac <= 0 or mac >> 40 & 1 or not is_host(high, address) or is_local(s, high, address):
+    own = find_local(s, high, address)
+    if own >= 0:
+        conflict(s, own, get48(memory, at + 6), True, now)
+    before = mac_of(s, high, address)
+    if mac == 0 and flags & SOLICITED:
+        mac = before  # an answer to a question by unicast may leave it out
+    if mac <= 0 or mac >> 40 & 1 or not is_host(high, address) or own >= 0:
         count(s, counters.BAD_NDP)
         return
     count(s, counters.NDP_IN)
-    if learn(s, high, address, mac, False, now):
+    if before != 0 and before != mac and flags & OVERRIDE == 0:
+        doubt(s, high, address, now)
+    elif learn(s, high, address, mac, ANSWERS if flags & SOLICITED else TELLS, now):
         neighbour_known(s, high, address, mac, now)
     else:
         count(s, counters.BAD_NDP)
@@ -112,4 +103,4 @@ def on_message(s, memory, at, message, length, now):
     elif get8(memory, message) == SOLICITATION:
         on_solicitation(s, memory, at, message, message + length, now)
     else:
-        on_advertisement(s, memory, message, message + length, now)
+        on_advertisement(s, memory, at, message, message + length, now)

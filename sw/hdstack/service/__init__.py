@@ -27,6 +27,7 @@ def warm() -> None:
     from ..tcp import core, tables
     from . import server, state
     from .burst import burst
+    from .bursts import bursts
 
     atomic.warm()
     words = np.zeros(1024 * 17, np.uint32)
@@ -43,11 +44,17 @@ def warm() -> None:
     core.set_region(s, 0, 1, 1, 2048, 4096, 1)
     core.clear_region(s, 0)
     core.listener_ready(s, 0, 0)
+    core.probe_addresses(s, 0)
+    core.endpoint_ready(s, 0, 0)
     core.on_attach_tx(s, 1)
     core.next_segment(s, 1)
     core.drop_owner(s, 1, 0)
-    int64 = header.rings.view(np.int64)
-    burst(s, io, header.slots, words, header.rings, int64, channels, state.NO_POOLS, 0)
+    arguments = (
+        s, io, header.slots, words, header.rings, header.rings.view(np.int64), channels,
+        state.NO_POOLS,
+    )  # fmt: skip
+    burst(*arguments, 0)
+    bursts(*arguments, 0, 0, 0)
     header.close()
 
 
@@ -101,7 +108,7 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
          ready_fd: int | None = None, parent_pid: int | None = None, gateway: str | None = None,
          mtu: int = 1500, addresses: Sequence[str] = (),
          gateway6: str | None = None, tso: bool = True, checksums: bool = True,
-         scaling: bool = False) -> None:  # fmt: skip
+         scaling: bool = False, probe: bool = True) -> None:  # fmt: skip
     """Run the stack process until SIGTERM or SIGINT, or until its parent or the device ends.
 
     Parameters
@@ -116,12 +123,14 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     addresses: further addresses of either family, with prefix, "fd00:77::2/64"; with IPv6 comes an
         address of the link by itself.
     gateway6: next hop for other IPv6 networks.
+    probe: ask for a second whether another host has our addresses, before they are used.
     tso: let the card cut large sends into segments.
     checksums: let the card insert checksums; else the stack makes them, which reads payload, and
         the card cuts nothing.
     scaling: steer by way of the card's receive-side scaling.
 
-    Raises HdstackError, with one sentence, if it cannot start or if the device ends.
+    Raises HdstackError, with one sentence, if it cannot start, if another host has one of the
+    addresses, or if the device ends.
     """
     own, prefix, hop = _address(address, gateway)
     hardware = _mac(mac)
@@ -154,10 +163,12 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     signal.signal(signal.SIGINT, lambda *_: server.stop())
     signal.set_wakeup_fd(server.stop_descriptor(), warn_on_full_buffer=False)
-    if ready_fd is not None:
-        os.write(ready_fd, b"ready\n")
-        os.close(ready_fd)
     try:
+        if probe:
+            server.claim_addresses()
+        if ready_fd is not None:
+            os.write(ready_fd, b"ready\n")
+            os.close(ready_fd)
         server.run()
     finally:
         signal.set_wakeup_fd(-1)

@@ -81,7 +81,9 @@ class Applications:
     # -- queues ------------------------------------------------------------------------------
 
     def open_queue(self, queue: int) -> None:
-        """Switch a queue on, with all of its indices at zero."""
+        """Switch a queue on, with all of its indices at zero; that of an application splits UDP."""
+        if queue and "udp_split" in self._card.parameters.features:
+            self._card.set_mode(queue, udp_split=True)
         self._card.enable_queue(queue)
         row = self._io["queues"][queue]
         for name in row.dtype.names:
@@ -260,6 +262,7 @@ class Applications:
                 for row in self._s["locals"][: self._s["control"]["locals"]]
             ],
             "queue": application.queue,
+            "mtu": int(self._s["control"]["mss"]) + 40,
             "request_rows": state.REQUEST_ROWS,
             "event_rows": state.EVENT_ROWS,
             "bytes": state.CHANNEL_BYTES,

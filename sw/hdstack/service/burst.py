@@ -16,17 +16,21 @@ from ..driver.rings import (
     ELEMENT,
     EXTENSIONS,
     HEADER_LENGTH,
+    NO_CHECKSUM,
     PAYLOAD_LENGTH,
     POSTED_LEFT,
     REASON,
     REGION,
+    TCP_CHECKSUM,
+    TIME_STAMP,
+    UDP_CHECKSUM,
     put_descriptor,
     put_reference,
     receive_base,
     transmit_base,
 )  # fmt: skip
 from ..net.checksums import put_checksums
-from ..net.input import on_frame
+from ..net.input import on_frame, take_chain
 from ..net.output import encode_segment
 from ..tcp.core import (
     event_taken,
@@ -40,7 +44,7 @@ from ..tcp.core import (
     segment_queued,
 )  # fmt: skip
 from ..tcp.events import CloseReason, EventKind, RequestKind
-from ..tcp.tables import MAX_REFERENCES, REGIONS
+from ..tcp.tables import MAX_REFERENCES, REGIONS, TCP_SEGMENT, UDP_DATAGRAM
 from .state import (
     CHANNEL_WORDS,
     EVENT_CONSUMER,
@@ -87,6 +91,7 @@ _W_ELEMENT, _S_ELEMENT, _M_ELEMENT = ELEMENT
 _W_REGION, _S_REGION, _M_REGION = REGION
 _W_REASON, _S_REASON, _M_REASON = REASON
 _W_LEFT, _S_LEFT, _M_LEFT = POSTED_LEFT
+_W_STAMP, _S_STAMP, _M_STAMP = TIME_STAMP
 
 
 @part
@@ -160,26 +165,27 @@ def _segments_out(s, io, rings, words, pools, q):
             index = next_segment(s, q)
             continue
         segment = s["segments"][q, index]
-        tcp = segment["kind"] == 0
+        tcp = segment["kind"] == TCP_SEGMENT
+        udp = segment["kind"] == UDP_DATAGRAM
         card_sums = io["checksums"] != 0
         used = (producer - queue["tx_consumer"]) & _MASK
-        if used + (_SEGMENT_CELLS if tcp else _FRAME_CELLS) > cells:
+        if used + (_SEGMENT_CELLS if tcp or udp else _FRAME_CELLS) > cells:
             break
         at = base + (producer * CELL) % ring_bytes
-        references = segment["references"] if tcp else 0
+        references = segment["references"] if tcp or udp else 0
         more = 8 * (references - 1) if references > 1 else 0
         header = encode_segment(s, q, index, rings, at + CELL + more)
-        if tcp:
+        if tcp or udp:
             ipv4 = segment["remote_high"] == 0
             l4 = 34 if ipv4 else 54
-            cut = segment["cut"]
-            put_descriptor(
-                words, at, header, references, 14, l4, ipv4 and card_sums, card_sums, cut
-            )
+            sums = TCP_CHECKSUM if tcp else UDP_CHECKSUM if segment["fragment"] < 0 else NO_CHECKSUM
+            cut = segment["cut"] if tcp else 0
             if not card_sums:
                 put_checksums(s, q, index, rings, at + CELL + more, header, pools)
+                ipv4, sums = False, NO_CHECKSUM
+            put_descriptor(words, at, header, references, 14, l4, ipv4, sums, cut)
         else:
-            put_descriptor(words, at, header, 0, 0, 0, False, False, 0)
+            put_descriptor(words, at, header, 0, 0, 0, False, NO_CHECKSUM, 0)
         for k in range(references):
             piece = segment["ref"][k]
             put_reference(
@@ -220,6 +226,8 @@ def _records_in(s, io, rings, words, channels, pools, q, producer, now_ns):
             region = -1
         elif region < REGIONS:
             offset = element * s["regions"][region]["element_bytes"]
+        stamps = (first if _W_STAMP == 0 else second) >> _S_STAMP & _M_STAMP
+        take_chain(s, rings, at + CELL + 8 * stamps, extensions - stamps)
         skip = CELL + 8 * extensions
         on_frame(s, q, rings, at + skip, header, payload, region, offset, left, reason, now_ns)
         cells = (skip + header + CELL - 1) // CELL

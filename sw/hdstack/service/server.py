@@ -21,11 +21,13 @@ from ..driver import Card, DeviceProcess, HeaderMemory
 from ..errors import DeviceError, HdstackError, ServiceError
 from ..messages import ANSWER_BYTES, close_all, receive, send
 from ..native import compiled
+from ..net import duplicates
 from ..net.checksums import POOL_STRIDE
-from ..tcp import counters, tables
+from ..tcp import core, counters, tables
 from . import state
 from .applications import Application, Applications, credentials
 from .burst import burst
+from .bursts import bursts
 from .rules import Rules
 from .state import NO_POOLS, Work
 
@@ -162,30 +164,50 @@ class Server:
         with contextlib.suppress(OSError):
             self._stop_writer.send(b"\0")
 
+    def claim_addresses(self) -> None:
+        """Ask the link, for a second, whether another host has one of our addresses (RFC 5227,
+        RFC 4862 section 5.4). Raises ServiceError that names the address and who has it."""
+        core.probe_addresses(self._s, time.monotonic_ns())
+        rows = self._s["locals"][: int(self._s["control"]["locals"])]
+        while not self._stopping and (rows["state"] == duplicates.TENTATIVE).any():
+            if not self._burst():
+                self._sleep()
+        for row in rows[rows["state"] == duplicates.TAKEN]:
+            address = tables.join_address(int(row["high"]), int(row["address"]))
+            mac = int(row["mac"]).to_bytes(6, "big").hex(":")
+            raise ServiceError(
+                f"address {address} is in use on this link by {mac}; give this stack another"
+                " address, or find that host"
+            )
+
     # -- the loop ----------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until `stop`. Raises DeviceError when the device ends or fails."""
-        idle_since = looked = 0
+        looked = 0
         while not self._stopping:
-            now = time.monotonic_ns()
-            work = self._burst(now)
+            # what is counted or reaped goes on beside the bursts
+            beside = self._counting is not None or bool(self._applications.leaving)
+            work = bursts(*self._arguments, self._seen_version, _LOOK_NS, 0 if beside else _POLL_NS)
+            self._answer_burst(work)
             if self._counting is not None:
                 self._count()
-                work |= Work.DONE
-            if work & Work.DONE:
-                idle_since = 0
-                if now - looked > _LOOK_NS:
-                    looked = now
-                    self._look(0)
-                continue
-            idle_since = idle_since or now
-            if now - idle_since >= _POLL_NS:
+            now = time.monotonic_ns()
+            if work & Work.IDLE and self._counting is None:
                 self._sleep()
-                idle_since, looked = 0, time.monotonic_ns()
+                looked = time.monotonic_ns()
+            elif now - looked > _LOOK_NS:
+                looked = now
+                self._look(0)
 
-    def _burst(self, now: int) -> int:
-        work = burst(*self._arguments, now)
+    def _burst(self) -> bool:
+        """One burst. True: the next one has something to do."""
+        work = burst(*self._arguments, time.monotonic_ns())
+        return self._answer_burst(work) or bool(work & Work.DONE)
+
+    def _answer_burst(self, work: int) -> bool:
+        """Do what a burst cannot do itself. True: the next one may have something to do by it."""
+        changed = bool(work & Work.CONTROL)
         if work & Work.DEVICE_SEEN:
             self._armed = False
         if work & Work.WAKE_DEVICE:
@@ -198,13 +220,12 @@ class Server:
         if self._version[0] != self._seen_version:
             self._seen_version = int(self._version[0])
             self._rules.synchronise()
-            work |= Work.DONE
+            changed = True
         if work & Work.CONTROL:
             self._control()
-            work |= Work.DONE
         if self._applications.leaving:
-            self._applications.reap(now)
-        return work
+            self._applications.reap(time.monotonic_ns())
+        return changed
 
     def _control(self):
         for queue in list(self._applications.by_queue):
@@ -223,7 +244,7 @@ class Server:
         _ask_for_wakes(io, channels, 1)
         now = time.monotonic_ns()
         try:
-            if self._burst(now) & Work.DONE:
+            if self._burst():
                 return
             wait = min(int(io["deadline"]) - now, _SLEEP_NS)
             if self._applications.leaving or any(c.greeting for c in self._clients.values()):

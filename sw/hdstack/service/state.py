@@ -84,6 +84,8 @@ class Work(IntFlag):
     """A port range is wanted or an application broke the protocol: look at the rows."""
     DEVICE_SEEN = 16
     """The card wrote an index since the last burst."""
+    IDLE = 32
+    """Nothing was done for a while (of `bursts` alone)."""
 
 
 _NAMES = (

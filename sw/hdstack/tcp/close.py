@@ -33,6 +33,9 @@ RELEASED = int(EventKind.RELEASED)
 CLOSED = int(EventKind.CLOSED)
 NORMAL = int(CloseReason.NORMAL)
 
+CLOSING_UNREAD = 2
+"""`closing` of a connection whose application left data unread; 1: it closed."""
+
 
 @part
 def is_free(s, queue, row):
@@ -164,6 +167,18 @@ def finish(s, index, reason, reset):
     forget(s, c)
     drop_promise(s, index)
     settle(s, index)
+
+
+@part
+def reset_unread(s, index):
+    """RFC 9293 section 3.6.1: data is lost since the application closed, so the peer is told by
+    RST; not before it has acknowledged all of ours. True if that is done."""
+    c = s["connections"][index]
+    state = c["state"]
+    if c["closing"] < CLOSING_UNREAD or c["snd_una"] < c["snd_end"] or state == states.TIME_WAIT:
+        return False
+    finish(s, index, NORMAL, 1)
+    return True
 
 
 @part

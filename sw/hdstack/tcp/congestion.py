@@ -9,7 +9,7 @@ not decided here, but in `recovery`.
 """
 
 from ..compile import part
-from . import cubic, newreno
+from . import cubic, hystart, newreno
 from .tables import CUBIC
 
 INITIAL_SEGMENTS = 10
@@ -32,7 +32,16 @@ def begin(c, lost_syn):
     c["dup_acks"] = 0
     c["recovery"] = 0
     c["recover"] = c["iss"]
+    c["undo"] = 0
+    hystart.begin(c)
     cubic.begin(c)
+
+
+@part
+def on_round_trip(c, rtt):
+    """An ACK told its round trip, in ns: is the first slow start to go on (RFC 9406)?"""
+    if c["ssthresh"] == CWND_MAX and hystart.on_sample(c, rtt):
+        c["ssthresh"] = c["cwnd"]
 
 
 @part
@@ -45,7 +54,10 @@ def on_ack(c, acked, flight, now):
         if cwnd < 2 * flight:
             # RFC 3465: L = 2, so that delayed ACKs do not slow the start, and 1 after a time-out
             most = mss if c["snd_una"] <= c["recover"] else 2 * mss
-            c["cwnd"] = min(cwnd + min(acked, most), CWND_MAX)
+            more = min(acked, most)
+            if c["css"] and c["ssthresh"] == CWND_MAX:
+                more //= hystart.CSS_GROWTH_DIVISOR
+            c["cwnd"] = min(cwnd + more, CWND_MAX - 1)
     elif flight + mss > cwnd:
         if c["algorithm"] == CUBIC:
             cubic.avoid(c, acked, now)
@@ -63,6 +75,30 @@ def threshold(c, flight):
         target = newreno.threshold(flight)
     c["ssthresh"] = max(target, 2 * c["mss"])
     c["acked_bytes"] = 0
+
+
+@part
+def save(c, flight):
+    """What a reduction takes away, to be given back if it proves to be for nothing."""
+    c["undo_cwnd"] = c["cwnd"]
+    c["undo_pipe"] = max(flight, c["ssthresh"])
+    c["undo_w_max"] = c["w_max"]
+    c["undo_cwnd_prior"] = c["cwnd_prior"]
+    c["undo_epoch"] = c["epoch"]
+    c["undo_k"] = c["cubic_k"]
+
+
+@part
+def undo(c, flight, acked):
+    """The reduction since `save` was for nothing (RFC 4015 section 3.2 step 7, RFC 9438 section
+    4.9): the threshold is as high as the flight then was; the window follows without a burst."""
+    window = flight + min(acked, initial_window(c["mss"]))
+    c["cwnd"] = max(c["cwnd"], min(c["undo_cwnd"], window))
+    c["ssthresh"] = max(c["ssthresh"], c["undo_pipe"])
+    c["w_max"] = c["undo_w_max"]
+    c["cwnd_prior"] = c["undo_cwnd_prior"]
+    c["epoch"] = c["undo_epoch"]
+    c["cubic_k"] = c["undo_k"]
 
 
 @part

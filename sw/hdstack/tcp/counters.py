@@ -40,7 +40,7 @@ TABLE = (
     ("not_ours", "packets for another address", "promiscuous mode, or a wrong route"),
     ("fragments", "IP fragments", "lower the path MTU"),
     ("bad_ip", "IPv4 header with impossible lengths", "find the sender"),
-    ("other_protocol", "neither TCP nor ICMP echo", "none"),
+    ("other_protocol", "neither TCP, UDP nor ICMP echo", "none"),
     ("arp_in", "ARP packets for us", "none"),
     ("arp_out", "ARP packets sent", "none"),
     ("bad_arp", "ARP packets malformed, or answers never asked for", "an attack, if many"),
@@ -48,6 +48,11 @@ TABLE = (
     ("bad_icmp", "ICMP with a wrong checksum or length", "find the sender"),
     ("icmp_withheld", "ICMP echo not answered: rate limit or no room", "a ping flood"),
     ("duplicates_reported", "D-SACK: peers got bytes twice", "reordering, if many"),
+    (
+        "reductions_undone",
+        "reductions of the window that were for nothing, and undone (RFC 4015)",
+        "reordering or delays on the path, if many",
+    ),
     ("old_timestamp", "segments dropped by PAWS (RFC 7323)", "old duplicates, or an attack"),
     ("no_timestamp", "segments dropped for want of the agreed time stamp", "a middlebox at fault"),
     ("keepalive_probes", "idle peers asked whether they live", "none"),
@@ -71,9 +76,31 @@ TABLE = (
     ("ndp_in", "neighbour discovery for us", "none"),
     ("ndp_out", "neighbour discovery sent", "none"),
     ("bad_ndp", "neighbour discovery malformed, or answers never asked for", "an attack, if many"),
+    (
+        "address_conflicts",
+        "another host uses an address of ours",
+        "find it by its MAC address; give one of the two another address",
+    ),
     ("payload_read_bytes", "payload that the stack read to make checksums", "let the card do it"),
     ("connections_opened", "connections that reached ESTABLISHED", "none"),
     ("connections_closed", "connections that ended, in whatever way", "none"),
+    ("datagrams_in", "UDP datagrams received", "none"),
+    ("datagrams_out", "UDP datagrams sent", "none"),
+    ("fragments_out", "IP fragments sent of larger datagrams", "send no more than the path MTU"),
+    ("bad_datagram", "UDP header with impossible lengths", "find the sender"),
+    ("no_socket", "UDP datagrams to a port, or from a peer, that no socket has", "a scan, if many"),
+    (
+        "datagrams_refused",
+        "UDP datagrams dropped: the application holds as many as it may",
+        "release views sooner",
+    ),
+    ("whole_datagrams", "UDP datagrams in header memory for a bound port", "shorter IP headers"),
+    (
+        "neighbour_full",
+        "UDP datagrams dropped: others of the application wait for a neighbour, too",
+        "send less before the first answer",
+    ),
+    ("neighbour_silent", "UDP datagrams given up: no neighbour answers", "peer or gateway is down"),
 )
 
 NAMES = tuple(name for name, _, _ in TABLE)
@@ -86,10 +113,13 @@ COUNTERS = len(TABLE)
     SYN_DROPPED, NOT_READY, BAD_SEGMENT, TIMED_OUT, BAD_REQUEST, STALE_REQUEST,
     ZERO_WINDOW_PROBES, LOST_BUFFERS, NOT_IP, NOT_OURS, FRAGMENTS, BAD_IP, OTHER_PROTOCOL,
     ARP_IN, ARP_OUT, BAD_ARP, ECHO_REPLIES, BAD_ICMP, ICMP_WITHHELD, DUPLICATES_REPORTED,
+    REDUCTIONS_UNDONE,
     OLD_TIMESTAMP, NO_TIMESTAMP, KEEPALIVE_PROBES, CLOSED_DATA,
     COOKIES_SENT, COOKIES_TAKEN, COOKIES_WRONG,
     ERRORS_TAKEN, ERRORS_SOFT, ERRORS_IGNORED, PATH_MTU, UNREACHABLES_OUT, NDP_IN, NDP_OUT, BAD_NDP,
-    PAYLOAD_READ_BYTES, CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
+    ADDRESS_CONFLICTS, PAYLOAD_READ_BYTES, CONNECTIONS_OPENED, CONNECTIONS_CLOSED,
+    DATAGRAMS_IN, DATAGRAMS_OUT, FRAGMENTS_OUT, BAD_DATAGRAM, NO_SOCKET, DATAGRAMS_REFUSED,
+    WHOLE_DATAGRAMS, NEIGHBOUR_FULL, NEIGHBOUR_SILENT,
 ) = range(COUNTERS)  # fmt: skip
 
 assert all(globals()[name.upper()] == at for at, name in enumerate(NAMES))

@@ -4,7 +4,7 @@ A segment's payload is up to MAX_REFERENCES references, walked from the connecti
 """
 
 from ..compile import part
-from . import counters
+from . import counters, spurious
 from .close import finish
 from .emit import ACK, FIN, PSH, begin_segment, sack_bytes
 from .events import CloseReason
@@ -102,6 +102,7 @@ def retransmit(s, index, seq, end):
         finish(s, index, INVALID_REQUEST, 1)
         return NONE
     count(s, counters.RETRANSMITS)
+    spurious.sent_again(c, taken)
     c["timing_seq"] = NONE
     return seq + taken + (fin if taken == length else 0)
 

@@ -8,7 +8,7 @@ from . import acks, counters, states
 from .reassembly import block_of
 from .rows import count, low32, own_mss, segment_room, set_pending, set_starved
 from .sequence import keyed_hash, refill, time_stamp
-from .tables import NEVER, NONE, SACK_BLOCKS, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
+from .tables import HOPS, NEVER, NONE, SACK_BLOCKS, SECOND, SEGMENTS_PER_QUEUE, TCP_SEGMENT
 from .timers import update_deadline
 from .window import WINDOW_SHIFT, offered_edge, set_edge
 
@@ -44,6 +44,8 @@ def take_segment(s, queue):
     row["sack_ok"] = 0
     row["ts"] = 0
     row["sacks"] = 0
+    row["hops"] = HOPS
+    row["traffic_class"] = 0
     row["high"] = 0
     row["address"] = s["control"]["address"]
     row["remote_high"] = 0
@@ -115,6 +117,8 @@ def begin_segment(s, index, seq, flags):
     row = take_segment(s, c["queue"])
     row["connection"] = index
     row["mac"] = c["mac"]
+    row["hops"] = c["hops"]
+    row["traffic_class"] = c["traffic_class"]
     row["high"] = c["local_high"]
     row["address"] = c["local_address"]
     row["remote_high"] = c["remote_high"]

@@ -1,19 +1,21 @@
 """What happens when a deadline passes."""
 
 from ..compile import part
-from ..net.neighbour import resolve
+from ..net.neighbour import resolve, suspect
 from . import acks, counters, recovery, states
 from .close import NORMAL, finish
 from .data import probe
 from .emit import ACK, begin_segment, emit_ack
 from .events import CloseReason
 from .output import output
+from .path import tell_problem
 from .routes import next_hop
 from .rows import count, segment_room
 from .tables import NEVER, NONE, SECOND
 from .timers import (
     GIVE_UP,
     GIVE_UP_RETRIES,
+    R1_RETRIES,
     SYN_GIVE_UP,
     SYN_RECEIVED_RETRIES,
     arm_retransmit,
@@ -45,6 +47,15 @@ def is_hopeless(c, since, now):
 
 
 @part
+def on_r1(s, index, now):
+    """R1 of RFC 1122 section 4.2.3.5: so many tries without an answer. The application is told, and
+    the neighbour is asked whether it still is there."""
+    c = s["connections"][index]
+    suspect(s, c, now)
+    tell_problem(s, index, c["soft_error"] if c["soft_error"] > 0 else TIMED_OUT)
+
+
+@part
 def expire_syn(s, index, now):
     """No answer to a SYN, a SYN-ACK, or to the question for the neighbour's address."""
     c = s["connections"][index]
@@ -65,6 +76,8 @@ def expire_syn(s, index, now):
         give_up(s, index, TIMED_OUT, 0)
         return
     count(s, counters.TIMEOUTS)
+    if c["state"] == states.SYN_SENT:  # who sent a SYN may be forged: no question for his sake
+        suspect(s, c, now)
     c["backoff"] += 1
     c["timing_seq"] = NONE
     c["snd_nxt"] = c["iss"]
@@ -92,10 +105,12 @@ def expire_retransmit(s, index, now):
         give_up(s, index, TIMED_OUT, 1)
         return
     count(s, counters.TIMEOUTS)
-    recovery.on_timeout(s, c, c["retries"] == 0)
+    recovery.on_timeout(s, c, c["retries"] == 0, now)
     c["retries"] += 1
     c["backoff"] += 1
     c["timing_seq"] = NONE
+    if c["retries"] >= R1_RETRIES:
+        on_r1(s, index, now)
     stop_retransmit(s, index)
     output(s, index, now)
 

@@ -7,8 +7,9 @@ piece kept out of order.
 """
 
 from ..compile import part
-from . import acks, counters, recovery, scoreboard, states
-from .close import NORMAL, enter_time_wait, finish, release
+from ..net.neighbour import confirm
+from . import acks, congestion, counters, recovery, scoreboard, states
+from .close import CLOSING_UNREAD, NORMAL, enter_time_wait, finish, release, reset_unread
 from .data import retransmit_first
 from .emit import ACK, FIN, RST, SYN, challenge, emit_ack, reset_stranger
 from .events import CloseReason, EventKind
@@ -22,11 +23,11 @@ from .rows import (
     count,
     event_room,
     has_room,
-    return_buffer,
+    return_payload,
     set_pending,
 )
-from .sequence import later, unwrap
-from .tables import EVENTS_RESERVE, NEVER, NONE, SECOND
+from .sequence import later, time_stamp, unwrap
+from .tables import EVENTS_RESERVE, MILLISECOND, NEVER, NONE, SECOND
 from .timers import (
     FIN_WAIT_2,
     TIME_WAIT,
@@ -44,13 +45,6 @@ RESET = int(CloseReason.RESET)
 
 TS_RECENT_VALID = 24 * 86400 * SECOND
 """A connection idle for longer cannot compare the peer's time stamps (RFC 7323 section 5.5)."""
-
-
-@part
-def return_payload(s):
-    """The parsed segment's buffer, if it has one, carries nothing."""
-    p = s["parsed"]
-    return_buffer(s, p["region"], p["offset"])
 
 
 @part
@@ -189,6 +183,10 @@ def on_new_ack(s, index, ack, now):
         measure(c, now - c["timing_at"])
         c["timing_seq"] = NONE
     c["soft_error"] = 0
+    c["told_problem"] = 0
+    confirm(s, c, now)
+    if c["ssthresh"] == congestion.CWND_MAX and c["ts_ok"] and p["tsecr"] != 0:
+        congestion.on_round_trip(c, max(later(time_stamp(c, now), p["tsecr"]), 0) * MILLISECOND)
     forget_path(c, now)
     scoreboard.advance(s, c)
     again = recovery.on_new_ack(s, index, acked, flight, now)
@@ -204,22 +202,31 @@ def on_new_ack(s, index, ack, now):
 
 
 @part
+def is_plausible(c, ack):
+    """Whether the peer can acknowledge that (RFC 5961 section 5.2)."""
+    return ack <= c["snd_max"] and ack >= c["snd_una"] - c["max_wnd"]
+
+
+@part
 def on_ack(s, index, seq, ack, now):
     """The ACK field of an acceptable segment; False if the segment is to be dropped."""
     c = s["connections"][index]
     p = s["parsed"]
-    if ack > c["snd_max"] or ack < c["snd_una"] - c["max_wnd"]:
+    if not is_plausible(c, ack):
         count(s, counters.BAD_ACK)
         challenge(s, index, now)
         return False
     if ack < c["snd_una"]:
+        # it was overtaken; what it reports holds all the same (RFC 6675 section 4)
+        if c["sack_ok"] and p["sacks"] > 0 and c["snd_max"] > c["snd_una"]:
+            recovery.on_reports(s, index, recovery.take_reports(s, c), False, now)
         return True
     changed = set_peer_window(s, c, seq, ack)
     duplicate = ack == c["snd_una"]
     if not duplicate:
         on_new_ack(s, index, ack, now)
     if c["sack_ok"]:
-        if p["sacks"] > 0 and c["snd_max"] > ack:
+        if p["sacks"] > 0:
             recovery.on_reports(s, index, recovery.take_reports(s, c), duplicate, now)
     elif (
         duplicate
@@ -238,6 +245,8 @@ def on_ack(s, index, seq, ack, now):
         c["snd_nxt"] = c["snd_una"]
         c["backoff"] = 0
         stop_retransmit(s, index)
+    if c["closing"] == CLOSING_UNREAD and reset_unread(s, index):
+        return False
     fin_acked = c["fin"] and c["snd_una"] > c["snd_end"]
     if fin_acked:
         if c["state"] == states.FIN_WAIT_1:
@@ -317,7 +326,8 @@ def on_payload(s, index, seq, now):
         # RFC 9293 section 3.6.1: nobody reads it any more, so the peer is told that it is lost
         count(s, counters.CLOSED_DATA)
         return_payload(s)
-        finish(s, index, RESET, 1)
+        c["closing"] = CLOSING_UNREAD
+        reset_unread(s, index)
         return
     expected = c["rcv_nxt"]
     had_pieces = c["pieces"]
@@ -430,13 +440,14 @@ def on_segment(s, now):
     if not acceptable(c, seq, span):
         refuse(s, index, seq, now)
         return
-    if c["ts_ok"] and p["ts"] and seq <= c["last_ack"]:
-        set_recent_stamp(s, c, now)
     if flags & SYN or flags & ACK == 0:
         return_payload(s)
         if flags & SYN:
             challenge(s, index, now)  # RFC 5961 section 4.2
         return
+    # a forged stamp of the future, once taken, would make all that the peer sends old
+    if c["ts_ok"] and p["ts"] and seq <= c["last_ack"] and is_plausible(c, ack):
+        set_recent_stamp(s, c, now)
     c["heard_at"] = now
     if c["persist"]:
         c["retries"] = 0

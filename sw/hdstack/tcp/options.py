@@ -24,6 +24,8 @@ KEEPALIVE_COUNT = int(Option.KEEPALIVE_COUNT)
 USER_TIMEOUT = int(Option.USER_TIMEOUT)
 QUICKACK = int(Option.QUICKACK)
 CONGESTION = int(Option.CONGESTION)
+HOPS = int(Option.HOPS)
+TRAFFIC_CLASS = int(Option.TRAFFIC_CLASS)
 FIRST = int(min(Option))
 LAST = int(max(Option))
 SECONDS_MAX = 32767
@@ -39,6 +41,8 @@ def is_allowed(option, value):
         return value >= 1 and value <= PROBES_MAX
     if option == USER_TIMEOUT:
         return True
+    if option in (HOPS, TRAFFIC_CLASS):
+        return value <= 255 and (value > 0 or option == TRAFFIC_CLASS)
     return value <= 1
 
 
@@ -68,6 +72,11 @@ def set_option(s, index, option, value, now):
         acks.set_quick(c, value)
     elif option == CONGESTION:
         congestion.choose(c, value)
+    elif option == HOPS:
+        c["hops"] = value
+    elif option == TRAFFIC_CLASS:
+        value &= ~3  # RFC 3168: the ECN bits are TCP's, which does not use them
+        c["traffic_class"] = value
     if option >= KEEPALIVE and option <= KEEPALIVE_COUNT and reason == NORMAL:
         c["keep_at"] = NEVER
         update_deadline(s, index)

@@ -5,7 +5,8 @@ leaves only the latter.
 """
 
 from ..compile import part
-from . import acks, congestion, counters, recovery, states
+from ..net.neighbour import touch
+from . import acks, congestion, counters, recovery, spurious, states
 from .close import finish
 from .data import emit_data, payload_max
 from .emit import ACK, FIN, SYN, begin_segment, emit_ack
@@ -47,6 +48,7 @@ def sent(s, index, seq, length, fin, now):
             c["timing_at"] = now
     else:
         count(s, counters.RETRANSMITS)
+        spurious.sent_again(c, min(length, c["snd_max"] - seq))
         c["timing_seq"] = NONE  # Karn: an ACK would not tell which one it is for
     c["snd_nxt"] = end
     c["snd_max"] = max(c["snd_max"], end)
@@ -173,6 +175,8 @@ def output(s, index, now):
     if sends_data(c["state"]):
         if c["snd_una"] == c["snd_max"] and now - c["sent_at"] > timeout(c):
             congestion.on_idle(c)
+            if c["unacked"] > 0 or c["send_cursor"] >= 0:
+                touch(s, c, now)
         if c["recovery"] and c["sack_ok"]:
             recover(s, index, now)
         else:

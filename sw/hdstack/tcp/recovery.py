@@ -6,7 +6,7 @@ beside `on_reports`, and keep the rest.
 """
 
 from ..compile import part
-from . import congestion, counters, scoreboard
+from . import congestion, counters, scoreboard, spurious
 from .data import retransmit, retransmit_first
 from .rows import count, segment_room, set_pending
 from .sequence import unwrap
@@ -20,18 +20,21 @@ DUPLICATE_THRESHOLD = scoreboard.DUPLICATE_THRESHOLD
 def take_reports(s, c):
     """The parsed segment's SACK blocks into the scoreboard; bytes that were not known before.
 
-    A D-SACK (RFC 2883) tells of bytes that came twice; it is counted, and no loss.
+    A D-SACK (RFC 2883) tells of bytes that came twice; it is counted, is no loss, and may show that
+    a retransmission was for nothing.
     """
     p = s["parsed"]
     fresh = 0
     una = c["snd_una"]
+    ack = min(unwrap(p["ack"], una), una)
     for at in range(p["sacks"]):
         start = unwrap(p["sack"][2 * at], una)
         end = unwrap(p["sack"][2 * at + 1], una)
         if start >= end or end > c["snd_max"]:
             continue
-        if at == 0 and (end <= una or _inside_second(p, start, end, una)):
+        if at == 0 and (end <= ack or _inside_second(p, start, end, una)):
             count(s, counters.DUPLICATES_REPORTED)
+            spurious.on_duplicate_report(s, c, start, end)
             continue
         if end > una:
             fresh += scoreboard.add(s, c, max(start, una), end)
@@ -53,6 +56,7 @@ def enter(s, index, now):
     """A loss was found: reduce, send its first segment again."""
     c = s["connections"][index]
     count(s, counters.FAST_RETRANSMITS)
+    spurious.begin(c, spurious.LOSS, now)
     congestion.on_loss(c, c["snd_max"] - c["snd_una"])
     c["recover"] = c["snd_max"]
     c["recovery"] = 1
@@ -98,6 +102,8 @@ def on_new_ack(s, index, acked, flight, now):
     """`acked` of `flight` bytes are acknowledged, snd_una stands after them. 1 if NewReno's next
     hole is to be sent at once."""
     c = s["connections"][index]
+    if c["undo"] and spurious.on_new_ack(s, c, acked, now):
+        return 0
     if c["recovery"] == 0:
         c["dup_acks"] = 0
         congestion.on_ack(c, acked, flight, now)
@@ -116,8 +122,10 @@ def on_new_ack(s, index, acked, flight, now):
 
 
 @part
-def on_timeout(s, c, first):
+def on_timeout(s, c, first, now):
     """The retransmission timer fired: go back to the first byte that was not acknowledged."""
+    if first:
+        spurious.begin(c, spurious.TIMEOUT, now)
     congestion.on_timeout(c, c["snd_max"] - c["snd_una"], first)
     c["recover"] = c["snd_max"]
     c["recovery"] = 0

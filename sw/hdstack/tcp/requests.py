@@ -10,9 +10,9 @@ import numpy as np
 from ..compile import part
 from ..net.neighbour import resolve
 from . import counters, states
-from .close import finish
+from .close import CLOSING_UNREAD, finish, reset_unread
 from .data import region_serves
-from .events import IPV6, NO_LINGER, CloseReason, EventKind, RequestKind
+from .events import IPV6, NO_LINGER, CloseFlag, CloseReason, EventKind, RequestKind
 from .open import (
     HALF_OPEN_MAX,
     choose_port,
@@ -53,6 +53,7 @@ NO_RESOURCES = int(CloseReason.NO_RESOURCES)
 INVALID_REQUEST = int(CloseReason.INVALID_REQUEST)
 UNREACHABLE = int(CloseReason.UNREACHABLE)
 ABORTED = int(CloseReason.ABORTED)
+UNREAD = int(CloseFlag.UNREAD)
 
 LISTENERS_PER_QUEUE = LISTENERS // 4
 NEIGHBOUR_RETRY = SECOND
@@ -236,11 +237,14 @@ def request_send(s, queue, index, region, generation, offset, length, now):
 
 
 @part
-def request_close(s, index, linger, now):
-    """FIN after the last byte; what comes from now on is answered by RST."""
+def request_close(s, index, linger, flags, now):
+    """FIN after the last byte; what comes from now on is answered by RST, and what already came
+    and is left unread as well."""
     c = s["connections"][index]
     c["fin"] = 1
-    c["closing"] = 1
+    c["closing"] = max(c["closing"], CLOSING_UNREAD if flags & UNREAD else 1)
+    if reset_unread(s, index):
+        return
     if c["state"] == states.FIN_WAIT_2:
         c["state_at"] = now + FIN_WAIT_2
     elif linger != NO_LINGER and c["state"] != states.TIME_WAIT:
@@ -251,9 +255,15 @@ def request_close(s, index, linger, now):
 
 @part
 def request_consumed(s, queue, index, length):
-    """Buffers were posted again: windows that are shut for want of them may open."""
+    """The application read from its connection and posted the buffers again."""
     on_consumed(s, queue, length)
     advertise(s, index)
+    open_windows(s, queue)
+
+
+@part
+def open_windows(s, queue):
+    """Buffers were posted: windows that are shut for want of them may open."""
     q = s["queues"][queue]
     at = q["starved_head"]
     q["starved_head"] = NONE
@@ -320,7 +330,7 @@ def handle_request(s, queue, now):
             c["fin"] = 1
             output(s, index, now)
         elif kind == CLOSE and length > 0:
-            request_close(s, index, length, now)
+            request_close(s, index, length, offset, now)
         elif kind == OPTION:
             set_option(s, index, port, length, now)
         elif kind in (ABORT, CLOSE):

@@ -6,6 +6,9 @@ from ..compile import part
 from .sequence import MASK
 from .tables import NONE
 
+OURS = 0
+"""`state` of an address that nobody else has."""
+
 LINK_LOCAL = 0xFE80 - 0x10000
 """The first 16 bits of fe80::/64, as a signed number."""
 
@@ -33,9 +36,19 @@ def is_local(s, high, address):
     """Whether the address is one of ours."""
     for at in range(s["control"]["locals"]):
         row = s["locals"][at]
-        if row["address"] == address and row["high"] == high:
+        if row["address"] == address and row["high"] == high and row["state"] == OURS:
             return True
     return False
+
+
+@part
+def find_local(s, high, address):
+    """Row of an address that is ours, or will be if nobody else has it; or -1."""
+    for at in range(s["control"]["locals"]):
+        row = s["locals"][at]
+        if row["address"] == address and row["high"] == high:
+            return np.int64(at)
+    return np.int64(NONE)
 
 
 @part

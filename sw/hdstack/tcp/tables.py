@@ -18,6 +18,7 @@ import ipaddress
 import numpy as np
 
 from .. import errors
+from ..udp import tables as udp
 from . import counters, sizes, states
 from .events import EVENT, REQUEST
 
@@ -46,8 +47,11 @@ SACK_BLOCKS = 4
 EVENTS_PER_QUEUE = 1024
 SEGMENTS_PER_QUEUE = 256
 MAX_REFERENCES = 8
+CHAIN_MOST = 16
+"""Buffers of a record after the first; a card has no more (R9)."""
 FRAME_BYTES = 1514
 CONNECTIONS = QUEUES * CONNECTIONS_PER_QUEUE
+ENDPOINTS = QUEUES * udp.ENDPOINTS_PER_QUEUE
 INDEX_BITS = max(16, (CONNECTIONS - 1).bit_length())
 """Of the number by which an application knows a connection; the rest changes with each use."""
 BLOCKS = CONNECTIONS // sizes.BLOCK
@@ -71,6 +75,9 @@ CUBIC = 1
 NEVER = 1 << 62
 NONE = -1
 
+HOPS = 64
+"""TTL, or hop limit, of what is sent unless an application wants another (RFC 1700)."""
+
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 
@@ -83,7 +90,8 @@ CONTROL = np.dtype(
     _integers(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
-        " frame_next tso_bytes paths locals routes congestion timestamps sack"
+        " frame_next neighbour_at locals_at tso_bytes paths locals routes congestion timestamps"
+        " sack udp_deadline udp_waiting fragments_sent"
     )
     + [("secret", "<i8", (4,))]
 )
@@ -99,16 +107,17 @@ REGION = np.dtype(_integers("live generation queue element_bytes bytes postable"
 LISTENER = np.dtype(
     _integers("state queue port socket connections half_open backlog flags cookie_at")
 )
-LOCAL = np.dtype(_integers("high address bits"))
+LOCAL = np.dtype(_integers("high address bits state tries at mac defend_at"))
+"""`state` as in `hdstack.net.duplicates`; `mac` is of whom else has the address."""
 ROUTE = np.dtype(_integers("high address bits hop_high hop"))
 """`hop` 0: the hosts are on the link."""
 PATH = np.dtype(_integers("high address mtu until"))
-NEIGHBOUR = np.dtype(_integers("state high address mac updated asked"))
+NEIGHBOUR = np.dtype(_integers("state high address mac updated asked confirmed tries at"))
 CONNECTION = np.dtype(
     _integers(
         # identity
         "state reuse queue listener socket local_high local_address local_port remote_high"
-        " remote_address remote_port mac mac_known"
+        " remote_address remote_port mac mac_known hop"
         " hash_next bucket announced attached reason rst_due fin_told closed_due"
         # sending
         " iss snd_una snd_nxt snd_max snd_end snd_wnd snd_wl1 snd_wl2 max_wnd snd_shift mss fin"
@@ -118,6 +127,11 @@ CONNECTION = np.dtype(
         " timing_seq timing_at retries progress_at heard_at sent_at persist"
         # loss recovery (RFC 6675): what the peer has reported, what was sent again
         " sack_ok ranges_head ranges sacked_bytes high_rxt rescue_rxt"
+        # a reduction that may prove to have been for nothing (RFC 3522, RFC 3708, RFC 4015)
+        " undo undo_cwnd undo_pipe undo_stamp undo_start undo_end undo_bytes undo_w_max"
+        " undo_cwnd_prior undo_epoch undo_k"
+        # slow start (RFC 9406)
+        " round_end round_rtt last_rtt rtt_samples css css_rtt css_rounds"
         # CUBIC (RFC 9438)
         " algorithm epoch cubic_k w_max w_est w_rest cwnd_prior"
         # time stamps (RFC 7323)
@@ -126,9 +140,10 @@ CONNECTION = np.dtype(
         " quick pingpong rcv_mss data_at nodelay snd_sml"
         # keep-alive, close
         " keep_on keep_idle keep_every keep_count keep_tries keep_sent keep_at user_timeout closing"
+        " told_problem"
         " challenge_tokens challenge_filled"
         # the path
-        " mss_agreed option_bytes path_at path_until soft_error"
+        " hops traffic_class mss_agreed option_bytes path_at path_until soft_error"
         # receiving
         " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
         " received dsack_start dsack_end"
@@ -145,8 +160,9 @@ REFERENCE = np.dtype(_integers("send region generation offset length"))
 SEGMENT = np.dtype(
     _integers(
         "kind frame connection mac high address remote_high remote_address local_port remote_port"
-        " seq ack flags cut"
+        " seq ack flags cut hops traffic_class"
         " window mss shift sack_ok ts tsval tsecr sacks payload references"
+        " datagram total fragment more identification checksum"
     )
     + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("ref", REFERENCE, (MAX_REFERENCES,))]
 )
@@ -156,14 +172,19 @@ ARP_PACKET = 1
 """`mac` is the target or 0, `remote_address` the target, `flags` the operation."""
 WHOLE_FRAME = 2
 """The bytes are in row `frame` of `frames`."""
+UDP_DATAGRAM = 3
+"""Row `datagram` of `datagrams`, of `total` bytes of payload, or a part of it: `fragment` is its
+place in the IP payload (-1: whole), `more` is 1 if others follow, `checksum` that of all."""
+CHAINED = np.dtype(_integers("region offset length"))
 PARSED = np.dtype(
     _integers(
         "queue mac remote_high remote_address remote_port local_high local_address local_port seq"
         " ack flags window mss shift length"
-        " region offset sack_ok ts tsval tsecr sacks"
+        " region offset chained sack_ok ts tsval tsecr sacks"
     )
-    + [("sack", "<i8", (2 * SACK_BLOCKS,))]
+    + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("chain", CHAINED, (CHAIN_MOST,))]
 )
+"""`chained`: further buffers of the payload, in `chain`."""
 FRAME = np.dtype([("length", "<i8"), ("bytes", "u1", (FRAME_BYTES,))], align=True)
 PENDING_EVENT = np.dtype([("queue", "<i8"), ("row", EVENT)])
 
@@ -190,6 +211,9 @@ STATE = np.dtype(
         ("frames", FRAME, (FRAMES,)),
         ("parsed", PARSED),
         ("request", REQUEST),
+        ("endpoints", udp.ENDPOINT, (ENDPOINTS,)),
+        ("datagrams", udp.DATAGRAM, (QUEUES * udp.DATAGRAMS_PER_QUEUE,)),
+        ("udp", udp.UDP_QUEUE, (QUEUES,)),
     ],
     align=True,
 )
@@ -247,7 +271,7 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     control["address"], control["prefix"], control["gateway"] = address, prefix, gateway
     control["mac"], control["mss"] = int.from_bytes(mac, "big"), mss
     control["secret"][:] = np.frombuffer(secret, "<u4")
-    control["next_deadline"] = NEVER
+    control["next_deadline"] = control["neighbour_at"] = control["locals_at"] = NEVER
     control["congestion"], control["timestamps"] = congestion, int(timestamps)
     control["sack"], control["tso_bytes"] = int(sack), min(tso_bytes, TSO_MOST)
     add_address(s, 0, address, prefix)
@@ -271,6 +295,15 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     for name in ("pending_head", "pending_tail", "waiting_head", "starved_head", "old_head",
                  "old_tail"):  # fmt: skip
         s["queues"][name] = NONE
+    control["udp_deadline"] = NEVER
+    each = udp.DATAGRAMS_PER_QUEUE
+    following = np.arange(1, QUEUES * each + 1)
+    following[each - 1 :: each] = NONE
+    s["datagrams"]["next"] = following
+    s["udp"]["free_datagram"] = np.arange(QUEUES) * each
+    for name in ("waiting", "pending", "flight"):
+        s["udp"][f"{name}_head"] = NONE
+        s["udp"][f"{name}_tail"] = NONE
     s["connections"]["listener"] = NONE
     s["connections"]["pending_next"] = NONE
     s["regions"]["queue"] = NONE
@@ -282,7 +315,7 @@ def add_address(s, high: int, address: int, bits: int):
     at = int(control["locals"])
     if at >= LOCALS:
         raise errors.ConfigurationError(f"{at + 1} addresses; {LOCALS} at most are allowed")
-    s["locals"][at] = (high, address, bits)
+    s["locals"][at] = (high, address, bits, 0, 0, NEVER, 0, 0)
     control["locals"] = at + 1
     add_route(s, high, address, bits, 0, 0)
 

@@ -27,6 +27,8 @@ FIN_WAIT_2 = 60 * SECOND
 """How long the peer's FIN is waited for after a close (not after a shutdown)."""
 TIME_WAIT = 60 * SECOND
 """Twice a maximum segment lifetime of 30 s."""
+R1_RETRIES = 3
+"""R1 of RFC 1122 section 4.2.3.5: as many retransmissions ask for another way to the peer."""
 GIVE_UP = 100 * SECOND
 GIVE_UP_RETRIES = 9
 """R2 of RFC 1122 (at least 100 s): no progress for so long, after so many tries, ends it."""
@@ -75,6 +77,15 @@ def measure(c, sample):
 
 
 @part
+def remeasure(c, sample):
+    """RFC 4015 section 3.3: a time-out was spurious, the path takes as long as `sample` ns."""
+    c["srtt"] = max(c["srtt"], sample)
+    c["rttvar"] = max(c["rttvar"], sample // 2)
+    rto = c["srtt"] + max(CLOCK_GRANULARITY, 4 * c["rttvar"])
+    c["rto"] = min(max(rto, RTO_MIN), RTO_MAX)
+
+
+@part
 def measure_stamp(c, echo, now):
     """A round trip by the peer's echo of our time stamp (RFC 7323 section 4.1), for what was sent
     more than once; ms, so that a measurement of the connection's own is better where there is one.
@@ -102,7 +113,12 @@ def timeout(c):
 def arm_retransmit(s, index, now):
     """Start the timer anew."""
     c = s["connections"][index]
-    c["retransmit_at"] = now + timeout(c)
+    at = now + timeout(c)
+    if c["user_timeout"] > 0:
+        # RFC 5482: the connection ends when that is over, not at the time-out after it
+        since = c["heard_at"] if c["persist"] else c["progress_at"]
+        at = min(at, max(since + c["user_timeout"], now))
+    c["retransmit_at"] = at
     update_deadline(s, index)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
+    HBHOptUnknown,
     ICMPv6DestUnreach,
     ICMPv6EchoReply,
     ICMPv6EchoRequest,
@@ -307,6 +308,52 @@ def test_extension_headers_are_passed_over(host, extensions):
     peer.open(extensions=extensions)
     peer.segment("PA", b"data", extensions=extensions)
     assert host.app.streams[peer.connection] == b"data"
+
+
+def with_option(kind, header=IPv6ExtHdrHopByHop):
+    """A packet with an option of this type, which nobody knows, after one to be skipped."""
+    options = [HBHOptUnknown(otype=0x1E, optdata=b"ab"), HBHOptUnknown(otype=kind, optdata=b"cd")]
+    return IPv6(src=PEER, dst=US) / header(options=options) / TCP(sport=9, dport=80, flags="S")
+
+
+@pytest.mark.parametrize("header", [IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt])
+@pytest.mark.parametrize(
+    "kind, answered", [(0x1F, "SYN-ACK"), (0x5E, None), (0x9E, "error"), (0xDE, "error")]
+)
+def test_an_unknown_option_is_skipped_dropped_or_reported_as_its_type_says(
+    host, kind, answered, header
+):
+    """RFC 8200 section 4.2."""
+    packet = with_option(kind, header)
+    answers = give(host, ethernet() / packet, QUEUE, 1)
+    if answered == "SYN-ACK":
+        assert answers[0][TCP].flags == "SA"
+        return
+    assert host.count("bad_ip") == 1 and not host.rows_of(QUEUE)["state"].any()
+    if answered is None:
+        assert answers == []
+        return
+    problem = answers[0][ICMPv6ParamProblem]
+    assert (problem.code, bytes(packet)[problem.ptr]) == (2, kind)
+    assert bytes(problem.payload) == bytes(packet)
+
+
+def test_a_routing_header_that_is_not_used_up_is_refused(host):
+    """RFC 8200 section 4.4, RFC 5095: we forward for nobody."""
+    routing = IPv6ExtHdrRouting(type=4, addresses=[PEER], segleft=1)
+    packet = IPv6(src=PEER, dst=US) / routing / TCP(sport=9, dport=80, flags="S")
+    (answer,) = give(host, ethernet() / packet, QUEUE, 1)
+    problem = answer[ICMPv6ParamProblem]
+    assert (problem.code, problem.ptr) == (0, 42)
+    assert not host.rows_of(QUEUE)["state"].any()
+
+
+def test_hop_by_hop_options_stand_first_or_are_not_taken(host):
+    """RFC 8200 section 4.1."""
+    headers = IPv6ExtHdrDestOpt() / IPv6ExtHdrHopByHop()
+    packet = IPv6(src=PEER, dst=US) / headers / TCP(sport=9, dport=80, flags="S")
+    assert give(host, ethernet() / packet, QUEUE, 1) == []
+    assert not host.rows_of(QUEUE)["state"].any() and host.count("other_protocol") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pathlib import Path
 from hdstack.tcp.events import Option
 
 __all__ = [
-    "ANY", "APPLICATION", "CONFIGURATION", "ICMP_KINDS", "Call", "Icmp", "Script", "ScriptError",
-    "SegmentText", "Step", "When", "format_segment", "load", "parse",
+    "ANY", "APPLICATION", "CONFIGURATION", "ICMP6_KINDS", "ICMP_KINDS", "Call", "Icmp", "Script",
+    "ScriptError", "SegmentText", "Step", "When", "format_segment", "load", "parse",
 ]  # fmt: skip
 
 SECOND = 1_000_000_000
@@ -33,6 +33,20 @@ ICMP_KINDS = {
     "parameter_problem": (12, 0),
 }
 
+ICMP6_KINDS = {
+    "no_route": (1, 0),
+    "admin_prohibited": (1, 1),
+    "address_unreachable": (1, 3),
+    "port_unreachable": (1, 4),
+    "packet_too_big": (2, 0),
+    "hop_limit_exceeded": (3, 0),
+    "header_field": (4, 0),
+    "next_header": (4, 1),
+}
+
+EXTENSIONS = ("hop", "routing", "destination", "fragment", "unknown")
+"""Extension headers of IPv6 that a peer may put before TCP."""
+
 APPLICATION = {
     "listen": "listen [port N] [backlog N]",
     "unlisten": "unlisten",
@@ -50,7 +64,7 @@ APPLICATION = {
     "peer": "peer NUMBER",
     "flood": "flood NUMBER",
     "expect": "expect readable BYTES | finished | silence | state NAME | gone | counter NAME OP N"
-    " | failed REASON | FIELD OP N",
+    " | failed REASON | problem REASON (or none) | FIELD OP N",
 }
 """Words that begin a line of the application (or of the scene), with their form."""
 
@@ -63,6 +77,7 @@ CONFIGURATION = {
     "peer_isn": 1000,
     "isn": None,
     "peer_address": 0x0A4D0001,
+    "ipv6": 0,
     "newreno": 0,
     "timestamps": 1,
     "sack": 1,
@@ -103,6 +118,10 @@ class SegmentText:
     window: int | None = None
     urgent: int = 0
     options: object = None
+    hops: int | None = None
+    """TTL or hop limit, looked at where a script names it; so too the traffic class."""
+    traffic_class: int | None = None
+    extensions: tuple = ()
 
 
 @dataclass
@@ -244,15 +263,25 @@ def _segment(text, inbound, fail):
     rest = words[2:]
     while rest:
         name = rest.pop(0)
-        if name not in ("ack", "win", "urg") or not rest:
+        if name not in ("ack", "win", "urg", "hops", "class", "ext") or not rest:
             fail(
-                f"'{name}' does not belong here", "after the range come: ack N, win N, urg N, <..>"
+                f"'{name}' does not belong here",
+                "after the range come: ack N, win N, urg N, hops N, class N, ext NAME,NAME, <..>",
             )
         value = rest.pop(0)
+        if name == "ext":
+            made.extensions = tuple(value.split(","))
+            if not inbound or not set(made.extensions) <= set(EXTENSIONS):
+                fail(f"'ext {value}' cannot be", f"of a peer: {', '.join(EXTENSIONS)}")
+            continue
         if name == "ack":
             made.ack = _number(value, name, fail)
         elif name == "win":
             made.window = _number(value, name, fail)
+        elif name == "hops":
+            made.hops = _number(value, name, fail)
+        elif name == "class":
+            made.traffic_class = _number(value, name, fail)
         else:
             made.urgent = _number(value, name, fail)
     if bool(flags & FLAG_BITS["."]) != (made.ack is not None):
@@ -265,12 +294,12 @@ def _segment(text, inbound, fail):
     return made
 
 
-def _icmp(text, fail):
+def _icmp(text, kinds, fail):
     match = re.fullmatch(r"icmp (\w+)(?: mtu (\d+))?\s*\[(.*)\]", text.strip())
-    if not match or match[1] not in ICMP_KINDS:
+    if not match or match[1] not in kinds:
         fail(
             f"'{text.strip()}' is no ICMP message",
-            f"as in: icmp frag_needed mtu 1200 [1:1461(1460)]; kinds are {', '.join(ICMP_KINDS)}",
+            f"as in: icmp frag_needed mtu 1200 [1:1461(1460)]; kinds are {', '.join(kinds)}",
         )
     seq, length = _range(match[3].strip(), fail)
     return Icmp(match[1], int(match[2] or 0), seq, length)
@@ -299,7 +328,8 @@ def _call(text, fail):
 
 
 def _check_expect(arguments, form, fail):
-    words = {"readable": 2, "finished": 1, "silence": 1, "state": 2, "gone": 1, "failed": 2}
+    words = {"readable": 2, "finished": 1, "silence": 1, "state": 2, "gone": 1, "failed": 2,
+             "problem": 2}  # fmt: skip
     what = arguments[0]
     size = words.get(what, 4 if what == "counter" else 3)
     operators = ("==", "!=", "<", "<=", ">", ">=")
@@ -345,7 +375,8 @@ def parse(text, path="script"):
             fail(f"'{line}' does not begin with a time", "as in: +0 accept, +.2 > . 1:1(0) ack 1")
         when = _when(first, fail)
         if rest.startswith("<") and "icmp" in rest:
-            kind, what = "icmp", _icmp(rest[1:], fail)
+            kinds = ICMP6_KINDS if config["ipv6"] else ICMP_KINDS
+            kind, what = "icmp", _icmp(rest[1:], kinds, fail)
         elif rest.startswith(("<", ">")):
             kind = "in" if rest[0] == "<" else "out"
             what = _segment(rest[1:], kind == "in", fail)
@@ -391,6 +422,12 @@ def format_segment(segment):
         text += f" win {segment.window}"
     if segment.urgent:
         text += f" urg {segment.urgent}"
+    if segment.hops not in (None, 64):
+        text += f" hops {segment.hops}"
+    if segment.traffic_class:
+        text += f" class {segment.traffic_class}"
+    if segment.extensions:
+        text += f" ext {','.join(segment.extensions)}"
     if segment.options == ANY:
         text += " <...>"
     elif segment.options is not None:

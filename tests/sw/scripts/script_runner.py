@@ -1,11 +1,23 @@
 """Runs a segment script against one stack in virtual time. README.md of this folder says how."""
 
+import ipaddress
+
 import numpy as np
 from script_language import ANY, Script, ScriptError, SegmentText, format_segment
-from script_wire import Peer, arp_answer, build, build_icmp, differences, read, relative
+from script_wire import (
+    OUR_IPV6,
+    PEER_IPV6,
+    Peer,
+    build,
+    build_icmp,
+    differences,
+    neighbour_answer,
+    read,
+    relative,
+)
 from tcp_host import ELEMENT, GENERATION, MS, QUEUE, REGION, Host, S
 
-from hdstack.tcp.events import NO_LINGER, CloseReason, EventKind, Option, RequestKind
+from hdstack.tcp.events import NO_LINGER, CloseFlag, CloseReason, EventKind, Option, RequestKind
 
 PEER_PORT = 40000
 FLOOD_PORTS = range(10000, 30000)
@@ -49,7 +61,7 @@ class Runner:
     def new_host(self, modules):
         config = self.script.config
         tables = modules.tcp_tables
-        return Host(
+        host = Host(
             modules,
             buffers=config["buffers"],
             mss=config["mss"],
@@ -57,23 +69,31 @@ class Runner:
             timestamps=config["timestamps"],
             sack=config["sack"],
         )
+        if config["ipv6"]:
+            ours = ipaddress.IPv6Address(OUR_IPV6)
+            tables.add_address(host.s, *tables.split_address(ours), 64)
+        return host
 
     def time_until_isn(self, modules, isn):
         """RFC 6528: the number grows by one each 4 us, so the start of time decides it."""
         host = self.new_host(modules)
         host.listen(80)
-        peer = Peer(1, self.script.config["peer_address"], PEER_PORT + 1, 0)
+        peer = Peer(1, self.peer_address(), PEER_PORT + 1, 0)
         first = next(s for s in self.script.steps if s.kind == "in")
         host.receive(build(host, peer, first.what))
         host.step()
         (frame,) = host.transmit()
         return ((isn - read(frame)[1].seq) & 0xFFFFFFFF) * 4000
 
+    def peer_address(self):
+        config = self.script.config
+        return int(ipaddress.IPv6Address(PEER_IPV6)) if config["ipv6"] else config["peer_address"]
+
     def peer_of(self, number):
         if number not in self.peers:
             config = self.script.config
             self.peers[number] = Peer(
-                number, config["peer_address"], PEER_PORT + number, config["peer_isn"] & 0xFFFFFFFF
+                number, self.peer_address(), PEER_PORT + number, config["peer_isn"] & 0xFFFFFFFF
             )
         return self.peers[number]
 
@@ -100,7 +120,7 @@ class Runner:
         self.serve_waits()
 
     def take_frame(self, frame):
-        answer = arp_answer(self.host, frame)
+        answer = neighbour_answer(self.host, frame)
         if answer is not None:
             self.host.receive(answer)
             self.host.step()
@@ -115,7 +135,8 @@ class Runner:
         if peer is None:
             self.fail(f"a segment to port {port}, where no peer is", "")
         if segment.flags & 2 and not segment.flags & 16:
-            peer.local_port = int.from_bytes(frame[34:36], "big")
+            at = 54 if self.script.config["ipv6"] else 34
+            peer.local_port = int.from_bytes(frame[at : at + 2], "big")
         made = relative(peer, segment)
         if payload != peer.our_stream(made.seq, len(payload)) and not made.flags & 2:
             self.fail(f"the payload of {format_segment(made)} is not what was sent", "")
@@ -358,8 +379,13 @@ class Runner:
         self.host.shutdown(self.peer.connection)
 
     def call_close(self, *linger):
+        """As `hdstack.app` does, it says whether it leaves data unread."""
         ms = round(1000 * float(linger[1])) if linger else NO_LINGER
-        self.host.request(RequestKind.CLOSE, connection=self.peer.connection, length=ms)
+        unread = len(self.host.app.streams.get(self.peer.connection, b"")) > self.peer.taken
+        self.host.request(
+            RequestKind.CLOSE, connection=self.peer.connection, length=ms,
+            offset=CloseFlag.UNREAD if unread else 0,
+        )  # fmt: skip
 
     def call_set(self, name, value, *refused):
         self.host.request(
@@ -416,6 +442,9 @@ class Runner:
             self.same("state", "none", state)
         elif what == "failed":
             self.same(what, rest[0], " ".join(CloseReason(r).name for r in self.peer.failed))
+        elif what == "problem":
+            told = [e["reason"].name for e in app.events if e["kind"] == EventKind.PROBLEM]
+            self.same(what, rest[0], " ".join(told) or "none")
         elif what == "counter":
             self.compare(" ".join(rest[:1]), self.host.count(rest[0]), *rest[1:])
         else:

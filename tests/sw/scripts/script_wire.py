@@ -1,11 +1,26 @@
 """Segments of scripts to frames and back, by scapy: the stack's bytes meet another's reading."""
 
+import ipaddress
 from dataclasses import dataclass, field
 
 from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
-from script_language import ANY, ICMP_KINDS, SegmentText
+from script_language import ANY, ICMP6_KINDS, ICMP_KINDS, SegmentText
 
 MASK = 0xFFFFFFFF
 PEER_MAC = "02:00:00:00:00:01"
@@ -53,8 +68,26 @@ class Peer:
         return pattern(0xA0 + self.number, (start - 1) & MASK, length)
 
 
-def dotted(address: int) -> str:
-    return ".".join(str(b) for b in address.to_bytes(4, "big"))
+OUR_IPV6 = "fd00:77::2"
+PEER_IPV6 = "fd00:77::1"
+EXTENSIONS = {
+    "hop": IPv6ExtHdrHopByHop,
+    "routing": lambda: IPv6ExtHdrRouting(addresses=[OUR_IPV6], segleft=0),
+    "destination": IPv6ExtHdrDestOpt,
+    "fragment": lambda: IPv6ExtHdrFragment(m=1, id=7),
+    "unknown": lambda: Raw(bytes([6, 0]) + bytes(6)),
+}
+UNKNOWN_HEADER = 253
+"""A number for experiments (RFC 3692): no extension header that a host has to know."""
+
+
+def text_of(address: int) -> str:
+    """An address as text; IPv6 where it does not fit into 32 bits."""
+    return str(ipaddress.ip_address(address))
+
+
+def is_ipv6(peer) -> bool:
+    return peer.address >> 32 > 0
 
 
 def _ethernet(host):
@@ -98,26 +131,60 @@ def build(host, peer, segment: SegmentText) -> bytes:
     else:
         tcp = TCP(**fields, options=_options(segment.options, peer))
         tcp = tcp / Raw(payload) if payload else tcp
-    ip = IP(src=dotted(peer.address), dst=dotted(host.address))
-    return bytes(_ethernet(host) / ip / tcp)
+    source = text_of(peer.address)
+    if not is_ipv6(peer):
+        return bytes(_ethernet(host) / IP(src=source, dst=text_of(host.address)) / tcp)
+    packet = IPv6(src=source, dst=OUR_IPV6)
+    for name in segment.extensions:
+        packet = packet / EXTENSIONS[name]()
+    if "unknown" in segment.extensions:
+        packet.nh = UNKNOWN_HEADER
+    # the checksum of a packet that scapy cannot read through is that of the packet without
+    tcp = IPv6(bytes(IPv6(src=source, dst=OUR_IPV6) / tcp))[TCP]
+    return bytes(_ethernet(host) / packet / tcp)
 
 
 def build_icmp(host, peer, icmp) -> bytes:
     """An ICMP error about a segment of ours: IP header and eight bytes of it, as RFC 792 has it."""
+    if is_ipv6(peer):
+        return build_icmp6(host, peer, icmp)
     kind, code = ICMP_KINDS[icmp.kind]
-    quoted = IP(
-        src=dotted(host.address), dst=dotted(peer.address), flags="DF", len=40 + icmp.length, ttl=60
-    ) / TCP(sport=peer.local_port, dport=peer.port, seq=peer.ours(icmp.seq), flags="A")
+    us, them = text_of(host.address), text_of(peer.address)
+    quoted = IP(src=us, dst=them, flags="DF", len=40 + icmp.length, ttl=60) / TCP(
+        sport=peer.local_port, dport=peer.port, seq=peer.ours(icmp.seq), flags="A"
+    )
     message = ICMP(type=kind, code=code)
     if icmp.kind == "frag_needed":
         message.nexthopmtu = icmp.mtu
-    router = IP(src=dotted(peer.address), dst=dotted(host.address))
+    router = IP(src=them, dst=us)
     return bytes(_ethernet(host) / router / message / Raw(bytes(quoted)[:28]))
 
 
-def arp_answer(host, frame: bytes) -> bytes | None:
-    """The answer to an ARP question of the stack, or None if the frame is something else."""
+def build_icmp6(host, peer, icmp) -> bytes:
+    """An ICMPv6 error about a segment of ours, which it quotes whole (RFC 4443 section 2.4)."""
+    kind, code = ICMP6_KINDS[icmp.kind]
+    them = text_of(peer.address)
+    quoted = IPv6(src=OUR_IPV6, dst=them, hlim=60)
+    quoted /= TCP(sport=peer.local_port, dport=peer.port, seq=peer.ours(icmp.seq), flags="A")
+    quoted /= Raw(peer.our_stream(icmp.seq, icmp.length))
+    message = {
+        1: ICMPv6DestUnreach(code=code),
+        2: ICMPv6PacketTooBig(mtu=icmp.mtu),
+        3: ICMPv6TimeExceeded(code=code),
+        4: ICMPv6ParamProblem(code=code, ptr=40),
+    }[kind]
+    router = IPv6(src=them, dst=OUR_IPV6)
+    return bytes(_ethernet(host) / router / message / Raw(bytes(quoted)[:1232]))
+
+
+def neighbour_answer(host, frame: bytes) -> bytes | None:
+    """The answer to a question of the stack for a MAC address, or None if it is none."""
     packet = Ether(frame)
+    if ICMPv6ND_NS in packet:
+        target = packet[ICMPv6ND_NS].tgt
+        answer = IPv6(src=target, dst=packet[IPv6].src, hlim=255)
+        answer /= ICMPv6ND_NA(tgt=target, R=0, S=1, O=1) / ICMPv6NDOptDstLLAddr(lladdr=PEER_MAC)
+        return bytes(_ethernet(host) / answer)
     if ARP not in packet or packet[ARP].op != 1:
         return None
     asked = packet[ARP]
@@ -136,10 +203,18 @@ def read(frame: bytes):
     if TCP not in packet:
         return None
     copy = packet.copy()
-    del copy[IP].chksum, copy[IP].len, copy[TCP].chksum, copy[TCP].dataofs
-    again = Ether(bytes(copy))
-    assert again[IP].chksum == packet[IP].chksum, "IPv4 checksum"
-    assert again[IP].len == packet[IP].len == len(frame) - 14, "IPv4 length"
+    del copy[TCP].chksum, copy[TCP].dataofs
+    if IPv6 in packet:
+        hops, traffic_class = packet[IPv6].hlim, packet[IPv6].tc
+        del copy[IPv6].plen
+        again = Ether(bytes(copy))
+        assert again[IPv6].plen == packet[IPv6].plen == len(frame) - 54, "IPv6 length"
+    else:
+        hops, traffic_class = packet[IP].ttl, packet[IP].tos
+        del copy[IP].chksum, copy[IP].len
+        again = Ether(bytes(copy))
+        assert again[IP].chksum == packet[IP].chksum, "IPv4 checksum"
+        assert again[IP].len == packet[IP].len == len(frame) - 14, "IPv4 length"
     assert again[TCP].dataofs == packet[TCP].dataofs, "data offset"
     assert again[TCP].chksum == packet[TCP].chksum, "TCP checksum"
     tcp = packet[TCP]
@@ -169,6 +244,8 @@ def read(frame: bytes):
         tcp.window,
         tcp.urgptr,
         options,
+        hops,
+        traffic_class,
     )
     return tcp.dport, segment, payload
 
@@ -187,7 +264,7 @@ def relative(peer: Peer, segment: SegmentText) -> SegmentText:
     ack = None if segment.ack is None else (segment.ack - peer.isn) & MASK
     return SegmentText(
         segment.flags, (segment.seq - (peer.our_isn or 0)) & MASK, segment.length, ack,
-        segment.window, segment.urgent, options,
+        segment.window, segment.urgent, options, segment.hops, segment.traffic_class,
     )  # fmt: skip
 
 
@@ -197,8 +274,9 @@ def differences(expected: SegmentText, got: SegmentText, ticks: int) -> list[str
     for name in ("flags", "seq", "length", "ack", "urgent"):
         if getattr(expected, name) != getattr(got, name):
             found.append(name)
-    if expected.window is not None and expected.window != got.window:
-        found.append("window")
+    for name in ("window", "hops", "traffic_class"):
+        if getattr(expected, name) not in (None, getattr(got, name)):
+            found.append(name)
     if expected.options is None:
         others = [o for o in got.options if o[0] not in ("nop", "TS")]
         if others:

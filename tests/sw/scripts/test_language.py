@@ -42,6 +42,10 @@ def error_of(text):
         ("+2~+1 > S 0:0(0)", "ends before it begins", "earlier time first"),
         ("+0...+1 send 5", "does not block", "accept"),
         ("+0 < icmp odd [1:2(1)]", "is no ICMP message", "frag_needed"),
+        ("config ipv6=1\n+0 < icmp frag_needed [1:2(1)]", "is no ICMP message", "packet_too_big"),
+        ("+0 < . 1:1(0) ack 1 ext hop,odd", "'ext hop,odd' cannot be", "routing"),
+        ("+0 > . 1:1(0) ack 1 ext hop", "cannot be", "of a peer"),
+        ("+0 > . 1:1(0) ack 1 hops many", "'many' is no number", "hops"),
         ("+0 expect cwnd 5", "cannot be read", "FIELD OP N"),
         ("+0 expect counter timeouts = 5", "cannot be read", "counter NAME OP N"),
         ("config mtu=4\n+0 listen", "'mtu=4' is no setting", "mss=1460"),
@@ -52,7 +56,8 @@ def error_of(text):
 def test_a_script_that_cannot_be_read_says_what_is_wrong_and_what_is_right(text, wrong, right):
     error = error_of(text)
     assert str(error).startswith(f"some.script:{error.line}: ")
-    assert error.line == 1 + (text.startswith("+0 listen\nconfig") + 1 if text else 0)
+    second = text.startswith(("+0 listen\nconfig", "config ipv6"))
+    assert error.line == 1 + (second + 1 if text else 0)
     assert wrong in error.wrong and right in error.right
 
 
@@ -69,6 +74,7 @@ def test_a_script_without_an_rfc_section_is_refused():
         ". 1:1(0) ack 1 win 9 <nop,nop,sack 5:9 20:30>",
         "- 1:1(0) <...>",
         "R. 4294967295:0(1) ack 4294967295",
+        "P. 1:11(10) ack 1 hops 7 class 32 ext hop,routing <nop>",
     ],
 )
 def test_segments_are_written_as_they_are_read(text):
@@ -94,6 +100,8 @@ def mismatch_of(text):
         ("+0 > S. 0:1(1) ack 1 <mss 1460>", 4, "length"),
         ("+0 > SF. 0:0(0) ack 1 <mss 1460>", 4, "flags"),
         ("+0 > S. 0:0(0) ack 1 win 7 <mss 1460>", 4, "window"),
+        ("+0 > S. 0:0(0) ack 1 hops 63 <mss 1460>", 4, "hops"),
+        ("+0 > S. 0:0(0) ack 1 class 4 <mss 1460>", 4, "traffic_class"),
         ("+.1 > S. 0:0(0) ack 1 <mss 1460>", 4, "time"),
         ("+.1 expect silence", 4, "the stack sent a segment that the script does not expect"),
         ("+0 peer 2\n+0 > S. 0:0(0) ack 1 <mss 1460>", 5, "peer"),
@@ -119,6 +127,7 @@ def test_a_segment_that_does_not_come_and_one_too_many_are_found():
         (OPENED + "+0...+.1 accept", "'accept' returned early"),
         (OPENED + "+0 expect state CLOSING", "'state' is another"),
         (OPENED + "+0 expect finished", "'finished' is another"),
+        (OPENED + "+0 expect problem TIMED_OUT", "'problem' is another"),
         (OPENED + "+0 expect readable 1", "'readable' is another"),
         (OPENED + "+0 expect cwnd < 5", "'cwnd' is another"),
         (OPENED + "+0 expect colour == 5", "no field 'colour'"),

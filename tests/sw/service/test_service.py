@@ -370,7 +370,8 @@ def test_the_stack_ends_cleanly_on_a_signal(scene):
 def test_rules_are_in_the_card_before_listening_is_answered_and_before_a_syn_leaves(scene):
     directory = scene.directory("ruled")
     card = standin.Card(directory)
-    card.wire = lambda frame: card.log.append(("frame", frame[12:14], frame[47:48]))
+    far = bytes([10, 9, 0, 9])  # the stack also speaks of its own addresses
+    card.wire = lambda frame: card.log.append(("frame",)) if far in frame else None
     host = standin.Host(card).start()
     scene.stack(directory)
 

@@ -162,3 +162,110 @@ def test_cubic_reduces_once_for_the_losses_of_a_flight():
     assert script.row["cwnd"] == 7 * M
     script.give(0, seq=1, ack=1, sacks=[(1 + 8 * M, 1 + 9 * M)])
     assert script.row["cwnd"] == 7 * M
+
+
+@pytest.mark.parametrize("algorithm", ["NEWRENO", "CUBIC"])
+def test_a_reduction_that_was_for_nothing_is_given_back_without_a_burst(modules, row, algorithm):
+    """RFC 4015 section 3.2, RFC 9438 section 4.9."""
+    congestion, c = modules["congestion"], row(algorithm, 40 * M, ssthresh=30 * M)
+    now = one_round(modules, c, 1)
+    c["snd_una"], c["snd_max"] = 1, 1 + 40 * M
+    kept = {name: int(c[name]) for name in ("w_max", "epoch", "cubic_k", "cwnd_prior")}
+    cwnd = int(c["cwnd"])
+    congestion.save(c, 40 * M)
+    congestion.on_timeout(c, 40 * M, True)
+    assert c["cwnd"] == M and c["ssthresh"] < 30 * M
+    congestion.undo(c, 38 * M, 2 * M)
+    assert c["cwnd"] == min(40 * M, cwnd)  # what is in flight, and what the ACK made room for
+    assert c["ssthresh"] == 40 * M  # the flight of then was more than the threshold
+    assert {name: int(c[name]) for name in kept} == kept
+    congestion.save(c, 2 * M)
+    congestion.on_loss(c, 2 * M)
+    congestion.undo(c, 2 * M, 50 * M)
+    assert c["cwnd"] == 2 * M + congestion.initial_window(M), "no burst beyond an initial window"
+    one_round(modules, c, now)
+
+
+class Path:
+    """Slow start over a path whose round trip the test decides."""
+
+    def __init__(self, modules, row):
+        self.congestion, self.c = modules["congestion"], row("CUBIC", 10 * M, ssthresh=1 << 30)
+        self.c["snd_una"], self.c["snd_max"] = 1, 1 + 10 * M
+        self.now = 1
+
+    def round(self, *rtts):
+        """A window sent and acknowledged segment by segment; by how much the window grew."""
+        c, before = self.c, int(self.c["cwnd"])
+        segments = before // M
+        c["snd_max"] = c["snd_una"] + segments * M
+        for k in range(segments):
+            c["snd_una"] += M
+            self.congestion.on_round_trip(c, rtts[k % len(rtts)] * MS)
+            self.congestion.on_ack(c, M, before, self.now)
+            self.now += MS
+        return int(c["cwnd"]) / before
+
+
+def test_hystart_slows_down_when_round_trips_grow_and_ends_after_five_rounds(modules, row):
+    """RFC 9406 section 4.2."""
+    path = Path(modules, row)
+    assert path.round(40) == 2 and path.round(40, 44) == 2
+    assert 1.25 < path.round(46) < 2 and path.c["css"] == 1  # 40 ms and an eighth of it
+    grown = [path.round(46) for _ in range(4)]
+    assert grown == [pytest.approx(1.25, rel=0.01)] * 4
+    assert path.c["ssthresh"] == 1 << 30
+    path.round(46)
+    assert path.c["ssthresh"] < 1 << 30
+    cwnd = int(path.c["cwnd"])
+    assert path.c["ssthresh"] <= cwnd
+    path.round(46)
+    assert path.c["cwnd"] < cwnd * 1.25  # congestion avoidance
+
+
+def test_hystart_goes_on_when_round_trips_shrink_again(modules, row):
+    path = Path(modules, row)
+    path.round(40), path.round(40), path.round(60)
+    assert path.c["css"] == 1
+    path.round(41)
+    assert path.c["css"] == 0 and path.round(41) == 2
+    assert path.c["ssthresh"] == 1 << 30
+
+
+@pytest.mark.parametrize("first, second", [(1, 4), (200, 215), (40, 44)])
+def test_hystart_lets_small_changes_pass(modules, row, first, second):
+    """Between 4 and 16 ms, an eighth of the round trip."""
+    path = Path(modules, row)
+    path.round(first), path.round(first)
+    assert path.round(second) == 2 and path.c["css"] == 0
+
+
+def test_hystart_is_for_the_first_slow_start_only(modules, row):
+    path = Path(modules, row)
+    path.c["ssthresh"] = 1000 * M
+    path.round(40), path.round(40)
+    assert path.round(80) == 2 and path.c["css"] == 0
+
+
+def test_a_whole_connection_leaves_slow_start_by_hystart():
+    """Over the core, by time stamps: each round trip of a growing window is longer."""
+    host = Host(load(False))
+    host.listen(80)
+    script = Script(host)
+    script.open(window=65535, shift=8, sack_ok=True, ts=True)
+    host.app.reads = False
+    rtt = 40
+    segments = []
+    for _ in range(9):
+        host.send(script.connection, bytes(200_000), host.app.buffers * 2048)
+        segments += script.take()
+        flight, segments = [s for s in segments if s.payload], []
+        segments += script.after(rtt * MS)
+        for segment in flight:
+            ack = segment.seq + len(segment.payload)
+            segments += script.give(0, seq=1, ack=ack, ts=(script.clock(), segment.ts[0]))
+        rtt += 8
+        if script.row["ssthresh"] < 1 << 30:
+            break
+    assert 10 * M < script.row["ssthresh"] < 1 << 30
+    assert host.count("timeouts") == 0 and host.count("retransmits") == 0

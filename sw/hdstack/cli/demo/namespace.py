@@ -10,8 +10,9 @@ gone.
 
 Messages are JSON on a SOCK_SEQPACKET pair, descriptors beside them (SCM_RIGHTS):
 `{"op": "run", "argv": [...]}` + [stdin, stdout, stderr, status pipe] -> `{"ok": true, "pid": n}`,
-and when it ends its exit status is written to the pipe; `{"op": "socket"}` -> a TCP socket of this
-namespace. The socket's end is the process's end.
+and when it ends its exit status is written to the pipe; `{"op": "socket", "family": 2, "kind": 1}`
+-> a socket of this namespace, TCP over IPv4 where nothing else is said. The socket's end is the
+process's end.
 
 Imports the standard library alone: a user namespace is refused to a process with threads, and
 numpy starts some.
@@ -156,12 +157,16 @@ def _drop_capabilities(kept: int) -> None:
                 raise _Refused(f"dropping the capabilities: still {line.strip()}")
 
 
-def set_up(link: str, address: str, user: bool, uid: int | None, tools: bool) -> int:
+def set_up(link: str, address: str, user: bool, uid: int | None, address6: str | None,
+           tools: bool) -> int:  # fmt: skip
     """Make the namespace and the interface; returns the descriptor of its far end."""
     kept = 1 << _CAP_NET_ADMIN | 1 << _CAP_NET_RAW if tools else 0
     _unshare(user)
     far_end = _tap() if link == "tap" else _veth()
-    _no_ipv6(INTERFACE)
+    if address6 is None:
+        _no_ipv6(INTERFACE)
+    else:  # "nodad": it is to be there at once, and nobody else has it
+        _ip("address", "add", address6, "dev", INTERFACE, "nodad")
     _ip("address", "add", address, "dev", INTERFACE)
     _ip("link", "set", "lo", "up")
     # The card is slower than the kernel: this wire keeps what a window holds, and loses nothing.
@@ -224,7 +229,8 @@ def serve(parent: socket.socket) -> None:
             started.wait(30)
             parent.send(json.dumps({"ok": "pid" in result, **result}).encode())
         elif request["op"] == "socket":
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+            family = request.get("family", socket.AF_INET)
+            with socket.socket(family, request.get("kind", socket.SOCK_STREAM)) as made:
                 socket.send_fds(parent, [b'{"ok": true}'], [made.fileno()])
         else:
             parent.send(json.dumps({"ok": False, "error": f"no such op: {request['op']}"}).encode())
@@ -237,7 +243,7 @@ def main() -> None:
     try:
         far_end = set_up(
             settings["link"], settings["address"], settings["user"], settings.get("uid"),
-            settings.get("tools", False),
+            settings.get("address6"), settings.get("tools", False),
         )  # fmt: skip
         _die_with(settings["parent"])
     except Exception as error:

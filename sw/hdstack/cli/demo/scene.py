@@ -159,6 +159,10 @@ class Scene:
             name, ["serve", directory, "--run", self.run, "--port", port], control=True
         )
 
+    def start_echo(self, name: str, port: int) -> Child:
+        """An application that sends back what comes to a UDP port."""
+        return self._start(name, ["echo", "--run", self.run, "--port", port], control=True)
+
     def start_forward(self, name: str, port: int, target: str, *more) -> Child:
         """An application that relays connections to `target`; `more`: options of the command."""
         arguments = ["forward", port, target, "--run", self.run, *more]
