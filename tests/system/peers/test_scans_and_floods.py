@@ -53,7 +53,7 @@ def test_nmap_finishes_and_finds_what_is_there(world):
     here.end()
     # nmap forges segments to see what comes back: few, and every answer is one of these
     found = unexplained(
-        here.capture, connections=50, reset=None, forged=300, unseen=300, missing=300,
+        here.capture, connections=150, reset=None, forged=300, unseen=300, missing=300,
         retransmission=100, DSACK=100, duplicate_ACK=100, keep_alive=100, out_of_order=100,
         damaged=20,
     )  # fmt: skip
