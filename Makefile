@@ -3,11 +3,12 @@ PYTHON ?= python3
 BUS_BYTES ?= 64
 BENCH ?=
 EXAMPLES ?= 3000
+SEEDS ?= 50
 WAVES ?= 0
 ARGS ?=
 RUN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-nightly test-long bench-hw formal sim lint format verilog synth datasheet lock clean distclean
+.PHONY: help setup demo test test-quick test-nightly test-long test-peers mutants bench-hw formal sim lint format verilog synth datasheet lock clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,12 +31,20 @@ bench-hw: setup ## cycles a frame of the whole card, every byte checked (ARGS=--
 formal: setup ## prove the invariants without bound, kill a mutant of each (ARGS="commit" for one block)
 	@$(RUN)/python tests/formal/run.py $(ARGS)
 
-test-nightly: setup ## the whole card's benches at the bus widths that `make test` leaves out
-	@HDSNIC_BUS_BYTES="16 32" $(RUN)/python -m pytest tests/rtl/nic $(ARGS)
+test-nightly: setup ## the whole card at 16 and 32 bytes, random traffic at all widths (SEEDS=50 each)
+	@HDSNIC_BUS_BYTES="16 32" HDSNIC_SEEDS=$(SEEDS) $(RUN)/python -m pytest tests/rtl/nic $(ARGS)
+	@HDSNIC_SEEDS=$(SEEDS) $(RUN)/python -m pytest tests/rtl/nic -k random_traffic $(ARGS)
+	@$(MAKE) --no-print-directory mutants
+
+mutants: setup ## break a rule of the whole card at a time: random traffic must catch each
+	@$(RUN)/python tests/rtl/nic/mutants.py $(ARGS)
 
 test-long: setup ## property tests of TCP with thousands of seeds (EXAMPLES=3000; about an hour)
 	@HDSNIC_EXAMPLES=$(EXAMPLES) $(RUN)/python -m pytest tests/sw/tcp/test_properties.py \
 	    --timeout 0 $(ARGS)
+
+test-peers: setup ## other people's peers at full size: 64 MiB under loss, wrk, nmap, floods (an hour)
+	@HDSNIC_PEERS=long $(RUN)/python -m pytest tests/system/peers -rA --timeout 0 $(ARGS)
 
 sim: setup ## one hardware bench: make sim BENCH=split WAVES=1 leaves build/waves/*.vcd
 	@test -n "$(BENCH)" || { echo "name a bench, as in: make sim BENCH=split WAVES=1; there are:"; \

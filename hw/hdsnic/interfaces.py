@@ -4,7 +4,7 @@ Receive: MAC -> FrameBeat -> [rx ingress] -> SteeredFrame + FrameBeat -> [rx egr
 Transmit: ReadClient -> [tx] -> FrameBeat -> MAC. All handshakes are `amaranth.lib.stream`s.
 """
 
-from amaranth.hdl import unsigned
+from amaranth.hdl import Cat, Const, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,13 +14,23 @@ __all__ = [
     "AddressStore", "Doorbell", "ExactStore", "Fault", "FrameBeat", "IndexUpdate", "ListenerStore",
     "PostRingStore", "QueueStore", "ReadBeat", "ReadClient", "ReadRequest", "RegionLookup",
     "RegionRow", "RssKeyStore", "RssTableStore", "SteeredFrame", "Strobe", "TxShareStore",
-    "WriteBeat", "WriteClient", "WriteRequest", "count_bits",
+    "WriteBeat", "WriteClient", "WriteRequest", "count_bits", "lanes_below",
 ]  # fmt: skip
 
 
 def count_bits(most: int) -> int:
     """Bits that hold 0 to `most`."""
     return most.bit_length()
+
+
+def lanes_below(count, lanes: int, lane_bits: int = 1):
+    """A mask of `lanes` lanes: ones in those below `count`, an unsigned value of at most `lanes`.
+
+    As a shift of ones, which a simulator does at once for all lanes. `lane_bits`: a power of two.
+    """
+    every = Const((1 << lanes * lane_bits) - 1, lanes * lane_bits)
+    above = (lanes - count)[: count_bits(lanes)]
+    return every >> Cat(Const(0, lane_bits.bit_length() - 1), above)
 
 
 class Strobe(wiring.Signature):

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from . import abi
 from .command import CommandEngine, CompletionWriter, TransmitIndices
 from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
-from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort
+from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort, connect_master
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
 from .rx.egress import Egress
 from .rx.ingress import LOOKUP_CYCLES, Ingress
@@ -111,7 +111,7 @@ class Nic(wiring.Component):
             (self.m_axi_hdr, header_write, header_read),
             (self.m_axi_pay, payload_write, payload_read),
         ):
-            self._connect_port(m, axi, write, read)
+            connect_master(m, axi, write, read)
 
         # -- set-up --------------------------------------------------------------------------------
         connect(m, flipped(self.s_axil), registers.axil)
@@ -205,42 +205,6 @@ class Nic(wiring.Component):
             },
         )  # fmt: skip
         return m
-
-    def _connect_port(self, m, axi, write, read):
-        """A write and a read side make an AXI4 master: incrementing bursts of whole beats."""
-        size = (self.parameters.bus_bytes - 1).bit_length()
-        normal, data_access = 0b0011, 0b010  # cacheable and bufferable; unprivileged, non-secure
-        for channel, port in (("aw", write), ("ar", read)):
-
-            def wire(name, channel=channel, interface=axi):
-                return getattr(interface, channel + name)
-
-            m.d.comb += [
-                wire("size").eq(size),
-                wire("burst").eq(1),
-                wire("cache").eq(normal),
-                wire("prot").eq(data_access),
-                wire("addr").eq(wire("addr", interface=port)),
-                wire("len").eq(wire("len", interface=port)),
-                wire("valid").eq(wire("valid", interface=port)),
-                wire("ready", interface=port).eq(wire("ready")),
-            ]
-        m.d.comb += [
-            axi.wdata.eq(write.wdata),
-            axi.wstrb.eq(write.wstrb),
-            axi.wlast.eq(write.wlast),
-            axi.wvalid.eq(write.wvalid),
-            write.wready.eq(axi.wready),
-            write.bresp.eq(axi.bresp),
-            write.bvalid.eq(axi.bvalid),
-            axi.bready.eq(write.bready),
-            axi.arid.eq(read.arid),
-            read.rid.eq(axi.rid),
-            read.rdata.eq(axi.rdata),
-            read.rresp.eq(axi.rresp),
-            read.rvalid.eq(axi.rvalid),
-            axi.rready.eq(read.rready),
-        ]
 
     def _counters(self, m, ingress, egress, transmit, registers, sums):
         """Counter banks behind the counter pages, in the order of `hdsnic.abi.registers`."""

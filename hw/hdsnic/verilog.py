@@ -4,34 +4,40 @@ import re
 
 from amaranth.back import verilog
 from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal, Signal
-from amaranth.lib.wiring import Flow
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, Flow
 
 from .nic import Nic
 from .parameters import Parameters
 
-__all__ = ["generate"]
+__all__ = ["convert", "generate"]
 
 
 def generate(parameters: Parameters, name: str = "hdsnic") -> str:
-    """Verilog-2001 of module `name`: `clk`, `rst` (synchronous, active high), the ports of `Nic`.
+    """Verilog-2001 of module `name`: the card. Its ports are those of `Nic`; see `convert`."""
+    return convert(Nic(parameters), name)
 
-    The member `axi` of port `m_axi_hdr` is called `m_axi_hdr_awaddr` and so on.
+
+def convert(component: Component, name: str) -> str:
+    """Verilog-2001 of module `name`: `clk`, `rst` (synchronous, active high), the ports of a block.
+
+    The member `awaddr` of port `m_axi_hdr` is called `m_axi_hdr_awaddr` and so on, a structure is a
+    port for each of its fields.
     """
-    nic = Nic(parameters)
     m = Module()
     m.domains.sync = ClockDomain()
-    m.submodules.nic = nic
+    m.submodules[type(component).__name__.lower()] = component
     clk, rst = Signal(name="clk"), Signal(name="rst")
     m.d.comb += [ClockSignal().eq(clk), ResetSignal().eq(rst)]
     ports = {"clk": (clk, None), "rst": (rst, None)}
-    for path, member, value in nic.signature.flatten(nic):
-        flat = "_".join(str(part) for part in path)
-        port = Signal(value.shape(), name=flat)
-        if member.flow is Flow.In:
-            m.d.comb += value.eq(port)
-        else:
-            m.d.comb += port.eq(value)
-        ports[flat] = (port, None)
+    for path, member, whole in component.signature.flatten(component):
+        for flat, value in _parts("_".join(map(str, path)), whole):
+            port = Signal(value.shape(), name=flat)
+            if member.flow is Flow.In:
+                m.d.comb += value.eq(port)
+            else:
+                m.d.comb += port.eq(value)
+            ports[flat] = (port, None)
     text = verilog.convert(
         m,
         name=name,
@@ -40,6 +46,13 @@ def generate(parameters: Parameters, name: str = "hdsnic") -> str:
         strip_internal_attrs=True,
     )
     return _CONSTANT_PART.sub(_once, text)
+
+
+def _parts(name, value):
+    """A value as (name, value) of its fields, down to plain ones."""
+    if not (isinstance(value, data.View) and isinstance(value.shape(), data.StructLayout)):
+        return [(name, value)]
+    return [part for f in value.shape().members for part in _parts(f"{name}_{f}", value[f])]
 
 
 # A constant part of a signal whose other parts are driven by processes: nothing ever wakes its

@@ -44,7 +44,8 @@ VERILATOR_FLAGS = (
     "--top-module", WRAPPER, "--prefix", f"V{TOP}",
 )  # fmt: skip
 COMPILER_FLAGS = (
-    "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-plt", "-Wall", "-Wextra",
+    "-std=c++17", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-fno-plt", "-Wall",
+    "-Wextra",
 )  # fmt: skip
 GENERATED_FLAGS = ("-w",)
 """For C++ that Verilator wrote: its warnings are not ours to mend."""
@@ -116,7 +117,7 @@ def build_library(
         *(f"{path.name}\0{path.read_text()}" for path in [api, *sorted(NATIVE.glob("*.[ch]*"))]),
         " ".join(flags + COMPILER_FLAGS + GENERATED_FLAGS + SLOW_FLAGS),
         importlib.metadata.version("verilator"),
-        _output([*compiler, "--version"]),
+        _identity(compiler),
     )
     folder = cache_directory() / key
     if not (folder / LIBRARY).exists():
@@ -195,7 +196,7 @@ def _runtime_jobs(root, waves, compiler):
     """Verilator's own runtime, the same for every card: kept as objects beside the libraries."""
     names = ["verilated", "verilated_threads"] + (["verilated_vcd_c"] if waves else [])
     version = importlib.metadata.version("verilator")
-    key = _digest(version, " ".join(COMPILER_FLAGS), str(waves), _output([*compiler, "--version"]))
+    key = _digest(version, " ".join(COMPILER_FLAGS), str(waves), _identity(compiler))
     folder = cache_directory() / "runtime" / key
     folder.mkdir(parents=True, exist_ok=True)
     sources = [root / "include" / f"{name}.cpp" for name in names]
@@ -211,6 +212,12 @@ def _compiler() -> list[str]:
     if not names or not shutil.which(names[0]):
         raise BuildError("no C++ compiler found; install the Debian package g++")
     return [*(["ccache"] if shutil.which("ccache") else []), *names]
+
+
+def _identity(compiler: list[str]) -> str:
+    """The compiler's version, and what `-march=native` means on this processor."""
+    macros = [*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    return _output([*compiler, "--version"]) + _output(macros)
 
 
 def _run(command, folder, more=None):

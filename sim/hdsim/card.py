@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from .errors import DeviceError
+from .links import Impairment
 
 __all__ = ["Card"]
 
@@ -33,6 +34,7 @@ _CALLS = {
     "hd_set_wake": (_INT, [_HANDLE, _U32, _INT]),
     "hd_set_link": (None, [_HANDLE, _INT]),
     "hd_hold_link": (None, [_HANDLE]),
+    "hd_impair": (None, [_HANDLE, ctypes.POINTER(ctypes.c_double), _U64, _U64]),
     "hd_capture": (_INT, [_HANDLE, _INT, _TEXT]),
     "hd_flush": (None, [_HANDLE]),
     "hd_memory": (None, [_HANDLE, _INT, _U32, _U32]),
@@ -161,6 +163,12 @@ class Card:
         self._library.hd_set_link(self._handle, fd)
         if hold:
             self._library.hd_hold_link(self._handle)
+
+    def impair(self, impairment: Impairment):
+        """Let the wire do to frames, in both directions, what `impairment` says."""
+        i = impairment
+        shares = (ctypes.c_double * 4)(i.lose, i.duplicate, i.corrupt, i.reorder)
+        self._library.hd_impair(self._handle, shares, round(i.delay_ms * 1e6), i.seed)
 
     def capture(self, fd: int, name: str = "hdsnic"):
         """Write every frame of the wire, in both directions, as pcapng to a copy of `fd`."""

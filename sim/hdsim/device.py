@@ -32,7 +32,7 @@ from . import build
 from .card import Card
 from .control import Client, ControlSocket
 from .errors import DeviceError, SimulationError
-from .links import Link, open_link
+from .links import Impairment, Link, open_link
 from .registration import Refused, Registration
 
 __all__ = ["Device", "main"]
@@ -225,6 +225,7 @@ def main(
     stack_uid: int | None = None,
     timing: dict[str, tuple[int, float]] | None = None,
     waves: Path | str | None = None,
+    impairment: Impairment | None = None,
 ) -> None:
     """Run a device process until SIGTERM, SIGINT, or the end of the process `parent_pid`.
 
@@ -243,6 +244,8 @@ def main(
         Port (`header`, `payload`) -> (latency in cycles, share of the port's bandwidth).
     waves:
         Build with tracing (slow) and write a VCD waveform here.
+    impairment:
+        What the wire does to frames.
 
     Raises SimulationError where it cannot start.
     """
@@ -255,6 +258,8 @@ def main(
         if capture is not None:
             with open(capture, "wb") as file:
                 device.card.capture(file.fileno(), "hdsnic")
+        if impairment is not None:
+            device.card.impair(impairment)
         if waves is not None:
             device.card.waves(Path(waves))
         for port, (latency, bandwidth) in (timing or {}).items():

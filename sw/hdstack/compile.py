@@ -20,18 +20,20 @@ from . import native
 
 __all__ = ["entry", "interpreted", "part"]
 
-_COPIED = ("hdstack.tcp", "hdstack.net")
+_COPIED = ("hdstack.tcp", "hdstack.net", "hdstack.udp")
 _interpreting = False
 
 
 def entry(function):
     """Decorator: compiled, kept in the cache; for functions that Python calls."""
-    return function if _interpreting else native.compiled(function)
+    if _interpreting or numba.config.DISABLE_JIT:
+        return function
+    return _without_literals(native.compiled(function))
 
 
 def part(function):
     """Decorator: compiled into the entries that call it."""
-    if _interpreting:
+    if _interpreting or numba.config.DISABLE_JIT:
         return function
     made = numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return _without_literals(made)
@@ -58,7 +60,7 @@ def _loaded():
 
 @contextmanager
 def interpreted():
-    """While this lasts, `import hdstack.tcp...` and `hdstack.net...` make interpreted copies.
+    """While this lasts, `import hdstack.tcp...`, `.net...` and `.udp...` make interpreted copies.
 
     Modules imported before are back in place afterwards. Not for use by several threads at once.
     """
@@ -66,7 +68,7 @@ def interpreted():
     import hdstack
 
     before = _loaded()
-    attributes = {name: vars(hdstack).get(name) for name in ("tcp", "net")}
+    attributes = {name: vars(hdstack).get(name) for name in ("tcp", "net", "udp")}
     for name in before:
         del sys.modules[name]
     _interpreting = True

@@ -166,29 +166,34 @@ class SlotMapping:
     """`slots` places of `size` bytes side by side, where memfds come and go.
 
     `words` (uint32) spans all of them, so that compiled code gets one array; an empty slot reads
-    as zeros that belong to nobody else.
+    as zeros that belong to nobody else. Not `writable`: for reading alone, as `bytes` (uint8).
     """
 
-    def __init__(self, slots: int, size: int):
+    def __init__(self, slots: int, size: int, writable: bool = True):
         self.slots, self.size = slots, size
-        self._address = _map(0, slots * size, 3, _EMPTY, -1, 0)
+        self._access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._address = _map(0, slots * size, self._access, _EMPTY, -1, 0)
         raw = (ctypes.c_uint8 * (slots * size)).from_address(self._address)
         self.words = np.frombuffer(raw, np.uint32)
+        self.bytes = self.words.view(np.uint8)
 
-    def attach(self, slot: int, fd: int) -> None:
-        """Map the memfd (of `size` bytes or more) into a slot, for reading and writing."""
-        at = self._address + slot * self.size
-        _map(at, self.size, 3, mmap.MAP_SHARED | _MAP_FIXED, fd, 0)
-        _libc.madvise(at, self.size, _MADV_DONTFORK)
+    def attach(self, slot: int, fd: int, size: int | None = None) -> None:
+        """Map `size` bytes of a memfd (None: as many as the slot has) into a slot."""
+        at, size = self._address + slot * self.size, self.size if size is None else size
+        if not 0 < size <= self.size:
+            raise ValueError(f"{size} bytes are mapped into a slot of {self.size}")
+        _map(at, size, self._access, mmap.MAP_SHARED | _MAP_FIXED, fd, 0)
+        _libc.madvise(at, size, _MADV_DONTFORK)
 
     def detach(self, slot: int) -> None:
         """Empty a slot."""
-        _map(self._address + slot * self.size, self.size, 3, _EMPTY | _MAP_FIXED, -1, 0)
+        at = self._address + slot * self.size
+        _map(at, self.size, self._access, _EMPTY | _MAP_FIXED, -1, 0)
 
     def close(self) -> None:
         """Unmap all; no array taken from this object may be in use any more."""
         if self._address:
-            self.words = None
+            self.words = self.bytes = None
             _libc.munmap(self._address, self.slots * self.size)
             self._address = 0
 

@@ -16,8 +16,8 @@ import numba
 __all__ = ["cache_directory", "compiled"]
 
 _PACKAGE = Path(__file__).resolve().parent
-_COMPILED_FOLDERS = ("driver", "net", "service", "tcp")
-_COMPILED_FILES = ("atomic.py", "native.py")
+_COMPILED_FOLDERS = ("driver", "net", "service", "tcp", "udp")
+_COMPILED_FILES = ("atomic.py", "clock.py", "native.py")
 
 
 def _sources() -> list[Path]:

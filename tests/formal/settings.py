@@ -9,12 +9,46 @@ from hdsnic.parameters import Parameters
 _MODULE = "hdsnic.csr.settings"
 
 
-class SettingsSpec(Spec):
-    """Any settings at any time, and any words in the settings memory.
+class _Engine:
+    """The engine under any settings at any time, and any words in the settings memory.
 
     Nothing is assumed of `idle`; that blocks which are idle under `pause` stay so is proven of
     them.
     """
+
+    def settings_engine(self, m):
+        """Parameters, the engine, and by name which pending bits have waited since a cycle ago."""
+        p = Parameters(
+            bus_bytes=8, queues=2, regions=2, address_bits=32, postable_max=64, listeners=1,
+            range_listeners=1, local_addresses=1, exact_ways=1, exact_rows=16,
+        )  # fmt: skip
+        e = self.block(m, "engine", SettingsEngine(p))
+        for name in (
+            "queue_pending", "post_pending", "region_pending", "revoke_pending", "word",
+            "header_base", "header_pages", "index_page", "idle", "element_busy", "off_pending",
+            "reset_pending", "clear_ready",
+        ):  # fmt: skip
+            port = getattr(e, name)
+            m.d.comb += port.eq(self.free(len(port), name))
+        m.d.comb += e.element_clear.ready.eq(self.free(1, "clear_ready"))
+
+        # Pending bits stay until they are done.
+        asked = {}
+        for name in ("queue", "off", "post", "region", "revoke", "reset"):
+            bits = getattr(e, f"{name}_pending")
+            waiting = Signal(len(bits), name=f"{name}_waiting")
+            m.d.sync += waiting.eq(bits & ~getattr(e, f"{name}_done"))
+            self.assume(m, (waiting & ~bits) == 0)
+            asked[name] = waiting
+        fsm, number = self.view(e).fsm, self.view(e).number
+        self.helper(m, fsm.state < len(fsm.encoding))
+        after_queues = [fsm.ongoing(n) for n in ("idle", "clear tables", "clear next")]
+        self.helper(m, (number < 2) | after_queues[0] | after_queues[1] | after_queues[2])
+        return p, e, asked
+
+
+class SettingsSpec(_Engine, Spec):
+    """Stillness, revokes, and the rows of regions."""
 
     depth = 3
     properties = (
@@ -135,27 +169,9 @@ class SettingsSpec(Spec):
     )
 
     def build(self, m):
-        p = Parameters(bus_bytes=8, queues=2, regions=2, address_bits=32, postable_max=64)
-        e = self.block(m, "engine", SettingsEngine(p))
-        for name in (
-            "queue_pending", "post_pending", "region_pending", "revoke_pending", "word",
-            "header_base", "header_pages", "index_page", "idle", "element_busy", "off_pending",
-            "reset_pending", "clear_ready",
-        ):  # fmt: skip
-            port = getattr(e, name)
-            m.d.comb += port.eq(self.free(len(port), name))
-        m.d.comb += e.element_clear.ready.eq(self.free(1, "clear_ready"))
+        p, e, _ = self.settings_engine(m)
 
-        # Pending bits stay until they are done.
-        for name in ("queue", "off", "post", "region", "revoke", "reset"):
-            bits = getattr(e, f"{name}_pending")
-            waiting = Signal(len(bits), name=f"{name}_waiting")
-            m.d.sync += waiting.eq(bits & ~getattr(e, f"{name}_done"))
-            self.assume(m, (waiting & ~bits) == 0)
-
-        fsm = self.view(e).fsm
-        number = self.view(e).number
-        self.helper(m, fsm.state < len(fsm.encoding))
+        fsm, number = self.view(e).fsm, self.view(e).number
 
         # -- stillness --
         still = e.pause & e.idle
@@ -206,8 +222,6 @@ class SettingsSpec(Spec):
         self.helper(m, (e.region_live.bit_select(region, 1)) == live)
         quiet = [fsm.ongoing(n) for n in ("check region", "clear elements", "sweep")]
         self.helper(m, (quiet[1] | quiet[2]) | (row.as_value() == 0) | fsm.ongoing("idle"))
-        cleared_tables = [fsm.ongoing(n) for n in ("idle", "clear tables", "clear next")]
-        self.helper(m, (number < 2) | (cleared_tables[0] | cleared_tables[1] | cleared_tables[2]))
 
         # -- soundness --
         limit = 1 << p.address_bits
@@ -239,3 +253,211 @@ class SettingsSpec(Spec):
             (ours & row.live).implies(cleared & ~e.element_busy),
         )
         self.helper(m, (quiet[2] & (number == region)).implies(cleared))
+
+
+class RingsSpec(_Engine, Spec):
+    """Rings of queues: where they lie, and that they come together."""
+
+    depth = 1
+    properties = (
+        Property(
+            "R29 a queue's rings lie inside the header memory",
+            "A receive, transmit or completion ring that is stored enabled has 4 KiB to 4 MiB, is "
+            "aligned to its size, and lies inside the header memory, as the queue's index slot "
+            "does.",
+            (
+                Mutant(
+                    "a completion ring may lie anywhere",
+                    _MODULE,
+                    'sound = sound | (ring["log2_bytes"] == 0)',
+                    "sound = 1",
+                ),
+                Mutant(
+                    "a ring may end beyond the header memory",
+                    _MODULE,
+                    '        ring["base"] + pages <= header_pages,\n',
+                    "",
+                ),
+                Mutant(
+                    "a ring need not be aligned",
+                    _MODULE,
+                    '        (ring["base"] & (pages - 1)[:24]) == 0,\n',
+                    "",
+                ),
+                Mutant(
+                    "the header memory need not begin on a page",
+                    _MODULE,
+                    "        header_base[:12] == 0,\n",
+                    "",
+                ),
+                Mutant("a ring may have any size", _MODULE, "        pages != 0,\n", ""),
+                Mutant(
+                    "index slots may lie beyond the header memory",
+                    _MODULE,
+                    "checks = [self.index_page < self.header_pages]",
+                    "checks = []",
+                ),
+                Mutant(
+                    "a refused queue is enabled",
+                    _MODULE,
+                    "enable = wanted & good",
+                    "enable = wanted",
+                ),
+            ),
+            depth=16,
+        ),
+        Property(
+            "R29 a queue's rings are stored together",
+            "The three rings of a queue are stored in one cycle; receive and transmit are enabled "
+            "together, a completion ring only with them; and the registers see the queue as "
+            "enabled exactly if they are.",
+            (
+                Mutant(
+                    "a completion ring stays when its queue is switched off",
+                    _MODULE,
+                    "store.payload.enable.eq(enable & there)",
+                    "store.payload.enable.eq(enable if there is 1 else there)",
+                ),
+                Mutant(
+                    "another queue's registers are locked",
+                    _MODULE,
+                    "(self.queue_enabled & ~(1 << number)[: p.queues]) | (enable << number)",
+                    "(self.queue_enabled & ~(1 << number)[: p.queues]) | (enable << (number + 1))",
+                ),
+            ),
+            depth=16,
+        ),
+    )
+
+    def build(self, m):
+        p, e, _ = self.settings_engine(m)
+        stores = (e.rx_ring_store, e.tx_ring_store, e.completion_ring_store)
+        inside = []
+        for k, store in enumerate(stores):
+            ring = store.payload
+            # In pages, and by size: the solver likes small sums and constant masks better.
+            pages, at = Signal(11, name=f"pages_{k}"), Signal(p.address_bits - 12, name=f"at_{k}")
+            aligned = Signal(name=f"aligned_{k}")
+            m.d.comb += at.eq(ring.base[12:] - e.header_base[12:])
+            for log2 in range(12, 23):
+                with m.If(ring.log2_bytes == log2):
+                    m.d.comb += [pages.eq(1 << (log2 - 12)), aligned.eq(ring.base[:log2] == 0)]
+            good = (
+                aligned
+                & (e.header_base[:12] == 0)
+                & (at + pages <= e.header_pages)
+                & (e.index_page < e.header_pages)
+            )
+            inside.append((store.valid & ring.enable).implies(good))
+        self.prove(m, self.properties[0].name, inside[0] & inside[1] & inside[2])
+
+        queue = self.constant(m, 1, "queue")
+        rx, tx, completion = (store.payload for store in stores)
+        on = Signal()  # as the blocks were told
+        with m.If(stores[0].valid & (rx.queue == queue)):
+            m.d.sync += on.eq(rx.enable)
+        together = (
+            (stores[1].valid == stores[0].valid)
+            & (stores[2].valid == stores[0].valid)
+            & stores[0].valid.implies(
+                (tx.queue == rx.queue)
+                & (completion.queue == rx.queue)
+                & (tx.enable == rx.enable)
+                & completion.enable.implies(rx.enable)
+            )
+        )
+        self.prove(
+            m,
+            self.properties[1].name,
+            together & (e.queue_enabled.bit_select(queue, 1) == on),
+        )
+
+
+class ResetSpec(_Engine, Spec):
+    """A reset: every queue off, then every place of the tables cleared."""
+
+    properties = (
+        Property(
+            "R28 tables are cleared by a reset with all queues off",
+            "A reset clears a place of the tables, and ends, only after the rings of every queue "
+            "were stored disabled in the same pause; it was asked for.",
+            (
+                Mutant(
+                    "a reset stores the rings as they were",
+                    _MODULE,
+                    "[storing.eq(1), switch_off_now.eq(1)]",
+                    "[storing.eq(1)]",
+                ),
+                Mutant(
+                    "a reset leaves the last queue on",
+                    _MODULE,
+                    "with m.If(number == p.queues - 1):",
+                    "with m.If(number == p.queues - 2):",
+                ),
+            ),
+            depth=24,
+        ),
+        Property(
+            "R28 a reset ends with every place of the tables cleared",
+            "`reset_done` comes only after each place was cleared in the same pause, in a cycle in "
+            "which the tables were ready.",
+            (
+                Mutant(
+                    "a reset ends with the first place",
+                    _MODULE,
+                    "with m.If(place == self.clear_places):",
+                    "with m.If(place != 0):",
+                ),
+                Mutant(
+                    "a reset leaves out every other place",
+                    _MODULE,
+                    "place.eq(place + 1)",
+                    "place.eq(place + 2)",
+                ),
+                Mutant(
+                    "a place is taken for cleared by a busy table",
+                    _MODULE,
+                    "m.d.comb += self.clearing.eq(self.clear_ready)\n"
+                    "                with m.If(self.clear_ready):",
+                    "m.d.comb += self.clearing.eq(self.clear_ready)\n                with m.If(1):",
+                ),
+            ),
+            depth=48,
+        ),
+    )
+
+    def build(self, m):
+        _, e, asked = self.settings_engine(m)
+        waiting = asked["reset"]
+        view = self.view(e)
+        fsm, number, place = view.fsm, view.number, view.place
+        queue = self.constant(m, 1, "reset_queue")
+        one = self.constant(m, range(e.clear_places), "cleared_place")
+        store = e.rx_ring_store
+        ours = store.valid & (store.payload.queue == queue)
+        off, cleared = Signal(), Signal()  # both in this pause
+        with m.If(~e.pause | (ours & store.payload.enable)):
+            m.d.sync += off.eq(0)
+        with m.Elif(ours):
+            m.d.sync += off.eq(1)
+        with m.If(~e.pause):
+            m.d.sync += cleared.eq(0)
+        with m.Elif(e.clearing & e.clear_ready & (e.clear_index == one)):
+            m.d.sync += cleared.eq(1)
+        self.prove(
+            m,
+            self.properties[0].name,
+            (e.clearing | e.reset_done).implies(off) & e.reset_done.implies(e.reset_pending),
+        )
+        self.prove(m, self.properties[1].name, e.reset_done.implies(cleared))
+
+        switching, tables, between = (
+            fsm.ongoing(name) for name in ("all queues off", "clear tables", "clear next")
+        )
+        paused = fsm.ongoing("pause to reset") | fsm.ongoing("settle to reset")
+        self.helper(m, (paused | switching | tables | between).implies(waiting))
+        self.helper(m, paused.implies(number == 0))
+        self.helper(m, (switching & (number > queue)).implies(off))
+        self.helper(m, (tables | between).implies(off & ((place > one).implies(cleared))))
+        self.helper(m, tables.implies(place < e.clear_places))
+        self.helper(m, between.implies(place <= e.clear_places))

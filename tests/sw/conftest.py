@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-STACK = (
-    "import sys; from hdstack import service;"
-    "service.main(sys.argv[1], sys.argv[2], sys.argv[3], ready_fd=1, addresses=sys.argv[4:])"
-)
 
 
 class Scene:
     """Processes of a test; all are ended with it."""
+
+    stack_code = (
+        "import sys; from hdstack import service;"
+        "service.main(sys.argv[1], sys.argv[2], sys.argv[3], ready_fd=1, addresses=sys.argv[4:])"
+    )
 
     def __init__(self, tmp_path):
         self.tmp_path = tmp_path
@@ -47,7 +48,7 @@ class Scene:
         """A stack process with addresses 10.9.0.`number` and fd00:9::`number`."""
         mac = f"02:00:00:00:00:{number:02x}"
         return self.start(
-            "-c", STACK, directory, f"10.9.0.{number}/24", mac, f"fd00:9::{number}/64"
+            "-c", self.stack_code, directory, f"10.9.0.{number}/24", mac, f"fd00:9::{number}/64"
         )
 
     def pair(self):

@@ -35,7 +35,10 @@ ELEMENT = 2048
 QUEUE = 1
 REGION = 3
 GENERATION = 7
-MODULES = ("tcp.core", "tcp.tables", "tcp.counters", "tcp.states", "net.input", "net.output")
+MODULES = (
+    "tcp.core", "tcp.tables", "tcp.counters", "tcp.states", "net.input", "net.output", "net.owner",
+    "net.receive", "net.placing", "net.fragments",
+)  # fmt: skip
 
 
 @functools.cache

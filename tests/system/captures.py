@@ -10,19 +10,19 @@ from pathlib import Path
 WRONG = (
     "_ws.malformed || ip.checksum.status == 0 ||"
     " (tcp.checksum.status == 0 && !tcp.checksum.ffff) ||"
-    " udp.checksum.status == 0 || icmp.checksum.status == 0"
+    " udp.checksum.status == 0 || icmp.checksum.status == 0 || icmpv6.checksum.status == 0"
 )
 
 
 def faulty_frames(capture: Path) -> list[str]:
     """A line for each frame that is malformed or has a wrong checksum.
 
-    What TCP carries is data to us: a random port may be that of some protocol of tshark's.
+    What TCP and UDP carry is data to us: a random port may be that of some protocol of tshark's.
     """
     if shutil.which("tshark"):
         done = subprocess.run(
             ["tshark", "-n", "-r", capture, "-d", "tcp.port==1-65535,data",
-             "-o", "tcp.check_checksum:TRUE",
+             "-d", "udp.port==1-65535,data", "-o", "tcp.check_checksum:TRUE",
              "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-Y", WRONG],
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip

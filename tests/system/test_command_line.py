@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("demo", "device", "stack", "serve", "fetch", "stats", "verilog")
+COMMANDS = ("demo", "device", "stack", "serve", "fetch", "forward", "echo", "stats", "verilog")
 
 
 def hdsnic(*arguments, **environment):
@@ -50,11 +50,17 @@ def test_help_of_a_command_has_an_example_that_begins_with_it(command):
         (["fetch", "ftp://10.0.0.1/"], "it must be http://ADDRESS"),
         (["fetch", "http://10.0.0.256/"], "does not exist"),
         (["fetch", "http://10.0.0.1/", "--upload", "/no/such/file"], "No such file"),
+        (["forward", "80", "nowhere"], "give HOST:PORT, as in 127.0.0.1:5201"),
+        (["forward", "80", "10.0.0.1:80", "--reverse", "--bind", "lo"], "addresses, not names"),
+        (["forward", "80", "localhost:80", "--reverse"], "addresses, not names"),
+        (["device", "--link", "none", "--impair", "melt=1"], "NAME=VALUE with lose, duplicate"),
         (["demo", "--peer", "carrier-pigeon"], "it must be auto, tap, veth or wire"),
         (["demo", "--size", "0"], "--size"),
         (["stats"], "is it running"),
         (["stack"], "is it running"),
         (["serve", "/"], "is it running"),
+        (["echo", "--port", "0"], "--port"),
+        (["echo"], "is it running"),
         (["fetch", "http://10.77.0.1/"], "is it running"),
     ],
 )

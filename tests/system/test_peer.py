@@ -85,6 +85,22 @@ def test_clients_have_no_capability_and_no_way_out(peer):
 
 
 @pytest.mark.kernel_peer
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_with_tools_clients_have_the_capabilities_over_their_network_and_no_other(way):
+    try:
+        peer = KernelPeer(way, ADDRESS, uid=64899, tools=True)
+    except NoKernelPeer as error:
+        pytest.skip(f"not allowed here: {error}")
+    with peer:
+        _, text = said(peer, "grep", "^Cap[EPB]", "/proc/self/status")
+        net_admin, net_raw = 12, 13
+        found = {int(line.split()[1], 16) for line in text.splitlines()}
+        assert found == {1 << net_admin | 1 << net_raw}
+        assert said(peer, "ip", "link", "set", "hdsnic0", "down")[0] == 0
+        assert said(peer, "mount", "-t", "tmpfs", "none", "/mnt")[0] != 0
+
+
+@pytest.mark.kernel_peer
 def test_a_client_that_fails_is_reported_with_its_status(peer):
     assert said(peer, "sh", "-c", "exit 7")[0] == 7
     with pytest.raises(NoKernelPeer, match="no-such-program"):

@@ -286,7 +286,9 @@ class CONTROL:
 class MANAGEMENT:
     """Management page: memory and ownership. For the registration service alone."""
 
-    HEADER_BASE_LO = Register("HEADER_BASE_LO", 0x000, Access.RW, "bus address of header memory")
+    HEADER_BASE_LO = Register(
+        "HEADER_BASE_LO", 0x000, Access.RW, "bus address of header memory, 4 KiB aligned"
+    )
     HEADER_BASE_HI = Register("HEADER_BASE_HI", 0x004, Access.RW, "its upper half")
     HEADER_PAGES = Register(
         "HEADER_PAGES", 0x008, Access.RW,

@@ -32,6 +32,7 @@ def ring_checks(m, name, ring, header_base, header_pages):
         pages != 0,
         ring["base"] + pages <= header_pages,
         (ring["base"] & (pages - 1)[:24]) == 0,
+        header_base[:12] == 0,
         (header_base[12:36] & (pages - 1)[:24]) == 0,
     ]
 

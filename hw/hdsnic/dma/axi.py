@@ -6,7 +6,7 @@ Source: ARM IHI 0022, AMBA AXI and ACE Protocol Specification, chapters A2 and B
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["AXI4", "RESPONSE_OKAY", "RESPONSE_SLVERR", "AXI4Lite"]
+__all__ = ["AXI4", "RESPONSE_OKAY", "RESPONSE_SLVERR", "AXI4Lite", "connect_master"]
 
 RESPONSE_OKAY = 0b00
 RESPONSE_SLVERR = 0b10
@@ -83,3 +83,49 @@ class AXI4Lite(wiring.Signature):
                 "rready": Out(1),
             }
         )
+
+
+def connect_master(m, axi, write=None, read=None):
+    """A WritePort and a ReadPort make an AXI4 master: incrementing bursts of whole beats.
+
+    A side that is None is left idle.
+    """
+    size = (len(axi.wstrb) - 1).bit_length()
+    normal, data_access = 0b0011, 0b010  # cacheable and bufferable; unprivileged, non-secure
+    for channel, port in (("aw", write), ("ar", read)):
+        if port is None:
+            continue
+
+        def wire(name, channel=channel, interface=axi):
+            return getattr(interface, channel + name)
+
+        m.d.comb += [
+            wire("size").eq(size),
+            wire("burst").eq(1),
+            wire("cache").eq(normal),
+            wire("prot").eq(data_access),
+            wire("addr").eq(wire("addr", interface=port)),
+            wire("len").eq(wire("len", interface=port)),
+            wire("valid").eq(wire("valid", interface=port)),
+            wire("ready", interface=port).eq(wire("ready")),
+        ]
+    if write is not None:
+        m.d.comb += [
+            axi.wdata.eq(write.wdata),
+            axi.wstrb.eq(write.wstrb),
+            axi.wlast.eq(write.wlast),
+            axi.wvalid.eq(write.wvalid),
+            write.wready.eq(axi.wready),
+            write.bresp.eq(axi.bresp),
+            write.bvalid.eq(axi.bvalid),
+            axi.bready.eq(write.bready),
+        ]
+    if read is not None:
+        m.d.comb += [
+            axi.arid.eq(read.arid),
+            read.rid.eq(axi.rid),
+            read.rdata.eq(axi.rdata),
+            read.rresp.eq(axi.rresp),
+            read.rvalid.eq(axi.rvalid),
+            axi.rready.eq(read.rready),
+        ]

@@ -9,7 +9,7 @@ from amaranth.lib.data import StructLayout
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..interfaces import ReadClient, count_bits
+from ..interfaces import ReadClient, count_bits, lanes_below
 
 __all__ = ["ByteQueue", "turned"]
 
@@ -106,8 +106,9 @@ class ByteQueue(wiring.Component):
         lane = whole.at[:steps]
         end = Signal(range(2 * width + 1))
         m.d.comb += end.eq(lane + whole.count)
-        first_row = Cat((lane <= k) & (end > k) for k in range(width))
-        next_row = Cat(end > width + k for k in range(width))
+        ends = lanes_below(end, 2 * width)
+        first_row = ends[:width] & ~lanes_below(lane, width)
+        next_row = ends[width:]
         bytes_in = Cat(Cat(whole.data.word_select(k, 8), whole.error) for k in range(width))
         rows = []
         for odd in (0, 1):

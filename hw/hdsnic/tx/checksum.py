@@ -5,7 +5,7 @@ Beside the way from gather to frame buffer; the sums meet the frame again when i
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In, Out
@@ -48,14 +48,16 @@ class Checksum(wiring.Component):
             """Beat index and halfword lane of a byte offset."""
             return offset >> shift, (offset[1:shift] if shift > 1 else 0)
 
+        every = Const((1 << lanes) - 1, lanes)
+
         def beyond(index, offset):
             """For each halfword of beat `index`: 1 if it lies at `offset` or later."""
             beat, lane = place(offset)
-            return Cat((index > beat) | ((index == beat) & (lane <= k)) for k in range(lanes))
+            return Mux(index == beat, (every << lane)[:lanes], Mux(index > beat, every, 0))
 
         def same(index, offset):
             beat, lane = place(offset)
-            return Cat((index == beat) & (lane == k) for k in range(lanes))
+            return Mux(index == beat, (Const(1, lanes) << lane)[:lanes], 0)
 
         # Stage 1: the masks that need no look into the frame; IHL comes by.
         beat = self.beats.payload

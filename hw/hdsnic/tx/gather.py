@@ -4,14 +4,14 @@ Between header FIFO and byte queue on one side, the segment edit and the checksu
 a descriptor's reads end, so here it retires.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import StructLayout
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .. import abi
-from ..interfaces import ReadClient, Strobe, count_bits
+from ..interfaces import ReadClient, Strobe, count_bits, lanes_below
 from .bytequeue import ByteQueue, turned
 from .layouts import PAYLOAD_BITS, BeatOfFrame, HeaderBeat, Job, Retirement, length_bits
 
@@ -218,17 +218,18 @@ class Gather(wiring.Component):
 
         # -- merge; lanes beyond the end are bytes that belong to others: they go no further --
         out = self.beats.payload
-        merged, errors = [], [whole.failed]
-        for k in range(width):
-            in_header, beyond = whole.before > k, whole.count <= k
-            byte = Mux(in_header, whole.header.word_select(k, 8), whole.data.word_select(k, 8))
-            merged.append(Mux(beyond, 0, byte))
-            errors.append(whole.errors[k] & ~in_header & ~beyond)
+        in_header, in_frame = (lanes_below(n, width) for n in (whole.before, whole.count))
+        header_bytes, frame_bytes = (lanes_below(n, width, 8) for n in (whole.before, whole.count))
+        merged = Signal(8 * width)
+        m.d.comb += merged.eq(
+            ((whole.header & header_bytes) | (whole.data & ~header_bytes)) & frame_bytes
+        )
+        errors = whole.failed | (whole.errors & in_frame & ~in_header).any()
         bad = Signal()  # an error since the descriptor's start
         failed = Signal()
         verdict = Signal(3)
         m.d.comb += [
-            failed.eq(bad | (whole.emit & Cat(errors).any())),
+            failed.eq(bad | (whole.emit & errors)),
             verdict.eq(Mux(whole.emit & failed, outcome.PORT_ERROR, whole.job.verdict)),
         ]
         m.d.sync += bad.eq(failed & ~whole.ends)
@@ -237,7 +238,7 @@ class Gather(wiring.Component):
         m.d.sync += [getattr(out, name).eq(getattr(whole.job, name)) for name in switches]
         m.d.sync += [
             self.beats.valid.eq(whole.emit),
-            out.data.eq(Cat(merged)),
+            out.data.eq(merged),
             out.count.eq(whole.count),
             out.last.eq(whole.last),
             out.good.eq(~failed),

@@ -24,8 +24,12 @@ VISIT_CELLS_MAX = 1 << 18
 
 def quota_cells(parameters) -> int:
     """Cells after which a queue makes way for others that wait: long enough to hide the latency of
-    the next visit's reads, and not more to discard where its share is used up before."""
-    return max(128, 8 * parameters.bus_bytes)
+    the next visit's reads, and not more to discard where its share is used up before.
+
+    256 cycles of the port's rate, or of the parser's, which is lower on a wide bus: a descriptor of
+    80 bytes takes it two cycles.
+    """
+    return min(256 * parameters.bus_bytes, 128 * 80) // abi.CELL_BYTES
 
 
 _CELL_SHIFT = abi.CELL_BYTES.bit_length() - 1
@@ -33,7 +37,8 @@ _CELL_SHIFT = abi.CELL_BYTES.bit_length() - 1
 
 class Scheduler(wiring.Component):
     """Serves those queues in turn that are `ready` (see Shares), by visits: contiguous reads of one
-    queue's descriptors.
+    queue's descriptors. Where no such queue waits, one that is `nearly` is visited: its credit may
+    come while its descriptors are on their way.
 
     A visit is announced on `visit` and goes on to the producer index, which may move on meanwhile
     (`available`, in cells from the visit's start), waiting for it as long as no other queue has
@@ -70,6 +75,7 @@ class Scheduler(wiring.Component):
                 "claim": In(Strobe(unsigned(CELL_BITS))),
                 "abort": In(1),
                 "ready": In(p.queues),
+                "nearly": In(p.queues),
                 "active": Out(p.queues),
                 "finish": In(Strobe(Finish(p))),
                 "stopped": Out(p.queues),
@@ -125,11 +131,13 @@ class Scheduler(wiring.Component):
         choice = Signal(queue_bits(p))
         waiting = Signal(p.queues)
         wanting = Signal(p.queues)
+        credited = Signal(p.queues)
         working = enabled & ~self.stopped
         m.d.comb += [
             wanting.eq(pending & ~busy & working),
-            eligible.eq(wanting & self.ready),
-            waiting.eq((wanting | (unserved & working)) & self.ready),
+            credited.eq(wanting & self.ready),
+            eligible.eq(Mux(credited.any(), credited, wanting & self.nearly)),
+            waiting.eq((wanting | (unserved & working)) & self.nearly),
             self.active.eq((pending | busy) & working),
         ]
         with m.Switch(last):

@@ -40,8 +40,9 @@ class Shares(wiring.Component):
     A queue with a rate has tokens too: `rate` bytes come in 2**16 cycles, up to `burst` units.
     While it has none it is not `ready`.
 
-    `ready`: credit and tokens are above 0. `spent`: the queue at hand has overdrawn its credit by
-    SLACK_BEATS while another one is ready, or has no tokens.
+    `ready`: credit and tokens are above 0. `nearly`: tokens are, and credit is overdrawn by less
+    than SLACK_BEATS, or not at all; a visit may use up the rest of that. `spent`: the queue at hand
+    has overdrawn its credit by SLACK_BEATS while another one is ready, or has no tokens.
 
     Credit is up to date in the cycle after `begun`, tokens a few cycles later; the store takes
     effect within 2 x `queues` + 4 cycles.
@@ -58,6 +59,7 @@ class Shares(wiring.Component):
                 "active": In(p.queues),
                 "queue": In(queue_bits(p)),
                 "ready": Out(p.queues),
+                "nearly": Out(p.queues),
                 "spent": Out(1),
             }
         )
@@ -103,6 +105,7 @@ class Shares(wiring.Component):
         others = Signal(p.queues)
         m.d.comb += [
             self.ready.eq(in_credit & ~limited),
+            self.nearly.eq(~overdrawn & ~limited),
             others.eq(self.active & self.ready & ~(1 << self.queue)),
             self.spent.eq(
                 limited.bit_select(self.queue, 1)

@@ -143,6 +143,7 @@ class Transmit(wiring.Component):
             scheduler.hold.eq(hold),
             scheduler.abort.eq(parser.abort),
             scheduler.ready.eq(shares.ready),
+            scheduler.nearly.eq(shares.nearly),
             shares.active.eq(scheduler.active),
             shares.queue.eq(parser.visit.payload.queue),
             self.stopped.eq(scheduler.stopped),

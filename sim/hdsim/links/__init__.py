@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LinkError
+from .impairment import Impairment
 from .replay import Replay
 
-__all__ = ["Link", "open_link", "wire_pair"]
+__all__ = ["Impairment", "Link", "open_link", "wire_pair"]
 
 FORMS = "tap:NAME, packet:INTERFACE, pcap:FILE, fd:NUMBER or none"
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000

@@ -52,6 +52,9 @@ HD_API int hd_set_wake(void* h, unsigned party, int fd) {
 
 HD_API void hd_set_link(void* h, int fd) { card(h)->link.open(fd); }
 HD_API void hd_hold_link(void* h) { card(h)->hold_link(); }
+HD_API void hd_impair(void* h, const double* shares, uint64_t delay_ns, uint64_t seed) {
+  card(h)->link.impair({shares[0], shares[1], shares[2], shares[3], delay_ns, seed});
+}
 HD_API int hd_capture(void* h, int fd, const char* name) { return card(h)->capture.open(fd, name); }
 HD_API void hd_flush(void* h) { card(h)->capture.flush(); }
 HD_API void hd_memory(void* h, int payload, uint32_t latency, uint32_t rate) {

@@ -125,7 +125,7 @@ class Card {
 
   Stats stats;
   Capture capture;
-  Link link;
+  Link link{stats};
   Pages pages{stats};
 
  private:
@@ -226,14 +226,21 @@ class Card {
     return leave;
   }
 
-  // One poll(2). True: there is work for the card. A wake without a doorbell is none, so a party
+  // One ppoll(2). True: there is work for the card. A wake without a doorbell is none, so a party
   // that sends wakes for nothing pays as much for each as the device does.
   bool block(bool& leave, int& result) {
     pollfd fds[2 + 1 + abi::QUEUES];
     fds[0] = {control_fd_, POLLIN, 0};
     fds[1] = {receiver_.held() ? -1 : link.fd(), POLLIN, 0};
     for (unsigned i = 0; i < wakes_.size(); ++i) fds[2 + i] = {wakes_[i], POLLIN, 0};
-    if (::poll(fds, 2 + wakes_.size(), -1) < 0 && errno != EINTR) {
+    timespec timeout, *wait = nullptr;
+    if (const uint64_t due = link.due_ns(); due != Impaired::NEVER) {
+      const uint64_t now = clock_ns(CLOCK_MONOTONIC), left = due > now ? due - now : 0;
+      timeout = {time_t(left / 1'000'000'000), long(left % 1'000'000'000)};
+      wait = &timeout;
+    }
+    const int ready = ::ppoll(fds, 2 + wakes_.size(), wait, nullptr);
+    if (ready < 0 && errno != EINTR) {
       leave = true;
       result = FAILED;
       return true;
@@ -244,7 +251,7 @@ class Card {
       leave = true;
       result = fds[0].revents & POLLIN ? CONTROL : FAILED;
     }
-    return leave || fds[1].revents || pages.pending();
+    return leave || ready == 0 || fds[1].revents || pages.pending();
   }
 
   static void drain(int& fd) {

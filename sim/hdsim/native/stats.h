@@ -14,6 +14,10 @@
   X(tx_errors)            /* frames that the card marked bad; not sent */      \
   X(link_lost)            /* frames that the link refused; lost */             \
   X(link_waits)           /* times the card's transmitter waited for the link */ \
+  X(impair_lost)          /* frames that the impaired wire lost */             \
+  X(impair_duplicated)    /* frames that it carried twice */                   \
+  X(impair_corrupted)     /* frames in which it flipped a bit */               \
+  X(impair_reordered)     /* frames that it held until others had passed */    \
   X(register_reads)       /* AXI4-Lite reads */                                \
   X(register_writes)      /* AXI4-Lite writes */                               \
   X(register_errors)      /* AXI4-Lite error responses */                      \

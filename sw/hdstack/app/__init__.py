@@ -1,17 +1,20 @@
 """What applications import: `await hdstack.connect(...)`, then streams in the manner of asyncio.
 
 `pool` is the application's memory and its registration, `channel` its rings with the stack,
-`streams` reading and writing over one `connection`, `runtime` joins them on an asyncio loop.
+`streams` reading and writing over one `connection`, `datagrams` UDP with asyncio's `transport` over
+it; `runtime` joins them on an asyncio loop.
 """
 
 from .buffers import SendBuffer, View
 from .connection import NoResources
+from .datagrams import DatagramSocket
 from .runtime import Runtime, Server, connect
 from .streams import StreamReader, StreamWriter
+from .transport import DatagramTransport
 
 __all__ = [
-    "NoResources", "Runtime", "SendBuffer", "Server", "StreamReader", "StreamWriter", "View",
-    "connect", "warm",
+    "DatagramSocket", "DatagramTransport", "NoResources", "Runtime", "SendBuffer", "Server",
+    "StreamReader", "StreamWriter", "View", "connect", "warm",
 ]  # fmt: skip
 
 

@@ -139,6 +139,12 @@ class Connection:
         """A view of `length` bytes at `start` of the pool is used no more."""
         self.runtime.released(self, start, length)
 
+    def account(self) -> None:
+        """Tell the stack what was read since the last time."""
+        if not self.closed:
+            self.runtime.ask(RequestKind.CONSUMED, connection=self.number, length=self.consumed)
+        self.consumed = 0
+
     def take_first(self, limit: int) -> View:
         """The first arrived view, or its first `limit` bytes; the rest stays."""
         view = self.arrived[0]

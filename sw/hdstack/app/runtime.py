@@ -16,12 +16,16 @@ from ..tcp.events import CloseReason, EventKind, OpenFlag, RequestKind
 from .buffers import SendBuffer
 from .channel import Channel
 from .connection import Connection, address_fields, address_text, failure
+from .datagrams import DatagramSocket, bind, datagram_failure
 from .pool import ELEMENT_BYTES, POOL_BYTES, DeviceLink, Pool
+from .transport import DatagramTransport
 
 __all__ = ["Runtime", "Server", "connect"]
 
 _SENDS_MAX = 1000
 """Sends of an application that may be unacknowledged (the stack allows 1024)."""
+_DATAGRAMS_MAX = 250
+"""Datagrams of an application that may be on their way (the stack allows 256)."""
 _CLOSE_SECONDS = 5.0
 _BATCHES = 4
 
@@ -73,13 +77,16 @@ class Runtime:
         self._link, self.pool, self._channel = link, pool, channel
         self.copied_bytes = 0
         self.sends, self.sends_max = 0, _SENDS_MAX
+        self.datagrams, self.datagrams_max = 0, _DATAGRAMS_MAX
+        self.mtu = int(channel.hello["mtu"])
         self.address, self.queue = str(channel.hello["address"]), link.queue
         self._connections: dict[int, Connection] = {}
         self._listeners: dict[int, Server] = {}
+        self._sockets: dict[int, DatagramSocket] = {}
         self._pending: dict[int, tuple[str, asyncio.Future, object]] = {}
         self._free_sockets: deque[int] = deque(range(1024))
         self._room: deque = deque()
-        self._dirty: dict[int, Connection] = {}
+        self._dirty: set[Connection | DatagramSocket] = set()
         self._flushing = False
         self._gone: str | None = None
         self.loop.add_reader(channel.wake, self._on_wake)
@@ -108,11 +115,12 @@ class Runtime:
         if self._gone:
             raise ServiceError(self._gone)
 
-    async def _request(self, kind, what: str, context, **fields):
+    async def request(self, kind, what: str, context, socket: int | None = None, **fields):
+        """Ask for something that is answered; `socket`: the number of one that is there already."""
         self._alive()
-        if not self._free_sockets:
+        if socket is None and not self._free_sockets:
             raise failure(CloseReason.NO_RESOURCES, what)
-        number = self._free_sockets.popleft()
+        number = self._free_sockets.popleft() if socket is None else socket
         future = self.loop.create_future()
         self._pending[number] = what, future, context
         self.ask(kind, socket=number, **fields)
@@ -130,7 +138,7 @@ class Runtime:
         if not 0 <= backlog < 1 << 16:
             raise ValueError(f"backlog is {backlog}; 0 (the most) to 65535 are allowed")
         server = Server(self, port, handler)
-        return await self._request(RequestKind.LISTEN, f"listening on port {port}", server,
+        return await self.request(RequestKind.LISTEN, f"listening on port {port}", server,
                                    port=port, offset=OpenFlag.NODELAY, length=backlog)  # fmt: skip
 
     async def open_connection(self, host: str, port: int, timeout: float = 30.0):
@@ -142,13 +150,37 @@ class Runtime:
         if not 0 < port < 65536:
             raise ValueError(f"port is {port}; 1 to 65535 are allowed")
         what = f"connection to {host}:{port}"
-        request = self._request(RequestKind.CONNECT, what, (host, port), port=port,
+        request = self.request(RequestKind.CONNECT, what, (host, port), port=port,
                                 offset=OpenFlag.NODELAY, **address)  # fmt: skip
         try:
             connection = await asyncio.wait_for(request, timeout)
         except TimeoutError:
             raise TimeoutError(f"{what} timed out after {timeout} s") from None
         return connection.reader, connection.writer
+
+    async def bind_datagram(self, local_addr=None, remote_addr=None, *,
+                            fragment: bool = True) -> DatagramSocket:  # fmt: skip
+        """A UDP socket at `local_addr`, (host, port): no host is every address of both families,
+        "0.0.0.0" or "::" every one of a family, port 0 one of this application's range.
+
+        With `remote_addr` it talks to that peer only, and hears of its ICMP errors. Without
+        `fragment` what is larger than the path takes is refused. Returns when the card steers the
+        port here. Raises OSError (EADDRINUSE, EADDRNOTAVAIL, EHOSTUNREACH).
+        """
+        return await bind(self, local_addr, remote_addr, fragment)
+
+    async def create_datagram_endpoint(self, protocol_factory, local_addr=None,
+                                       remote_addr=None):  # fmt: skip
+        """As asyncio's: (transport, protocol). Hosts are addresses; there is no name lookup."""
+        bound = await bind(self, local_addr, remote_addr, True)
+        protocol = protocol_factory()
+        transport = DatagramTransport(bound, protocol)
+        try:
+            await transport.made
+        except BaseException:
+            transport.abort()
+            raise
+        return transport, protocol
 
     def unlisten(self, server: Server) -> None:
         """Stop a listener."""
@@ -188,19 +220,24 @@ class Runtime:
         self.pool.free(start, size)
         self._room_came()
 
-    def wait_for_room(self, connection: Connection) -> None:
-        """`connection.push` is to be called when there is room."""
-        if connection not in self._room:
-            self._room.append(connection)
+    def wait_for_room(self, waiter: Connection | DatagramTransport) -> None:
+        """`waiter.push` is to be called when there is room."""
+        if waiter not in self._room:
+            self._room.append(waiter)
 
     def _room_came(self):
         for _ in range(len(self._room)):
             waiter = self._room.popleft()
-            if isinstance(waiter, Connection):
+            if not isinstance(waiter, asyncio.Future):
                 self.loop.call_soon(waiter.push)
             elif not waiter.done():
                 waiter.set_result(None)
                 return
+
+    def datagram_room_came(self):
+        """A datagram has left: those that wait for their turn may go on."""
+        for bound in list(self._sockets.values()):
+            bound.room_came()
 
     # -- towards the stack and the device ----------------------------------------------------
 
@@ -217,7 +254,12 @@ class Runtime:
         self.pool.release(start)
         if not connection.closed:
             connection.consumed += length
-            self._dirty[connection.number] = connection
+            self._dirty.add(connection)
+        self._flush_soon()
+
+    def account_soon(self, bound: DatagramSocket) -> None:
+        """`bound.account` is to be called at the end of this turn of the loop."""
+        self._dirty.add(bound)
         self._flush_soon()
 
     def _flush_soon(self):
@@ -226,18 +268,14 @@ class Runtime:
             self.loop.call_soon(self._flush)
 
     def _flush(self):
-        self._flushing = False
         if self._gone:
             return
         self.pool.flush()
-        for connection in self._dirty.values():
-            if not connection.closed:
-                self._channel.ask(
-                    RequestKind.CONSUMED, connection=connection.number, length=connection.consumed
-                )
-            connection.consumed = 0
-        self._dirty.clear()
+        dirty, self._dirty = self._dirty, set()
+        for each in dirty:
+            each.account()
         self._channel.flush()
+        self._flushing = False
 
     # -- what comes --------------------------------------------------------------------------
 
@@ -286,6 +324,10 @@ class Runtime:
         elif kind == EventKind.PROBLEM:
             if connection is not None:
                 connection.on_problem(reason)
+        elif kind >= EventKind.BOUND:
+            self._on_datagram(
+                kind, port, socket, number, address, region, reason, offset, length, spare
+            )
         elif kind == EventKind.ACCEPTED:
             peer = address_text(address, region, offset, length, spare), port
             self._accepted(socket, number, peer)
@@ -297,9 +339,11 @@ class Runtime:
             return
         what, future, context = self._pending.pop(socket)
         if kind == EventKind.FAILED:
-            self._free_sockets.append(socket)
+            datagram = isinstance(context, DatagramSocket)
+            if not datagram or context.number < 0:
+                self._free_sockets.append(socket)
             if not future.done():
-                error = failure(reason, what)
+                error = datagram_failure(reason, what) if datagram else failure(reason, what)
                 if reason == CloseReason.ADDRESS_IN_USE:
                     error = OSError(errno.EADDRINUSE, str(error))
                 future.set_exception(error)
@@ -319,6 +363,29 @@ class Runtime:
                 connection.abort()
             else:
                 future.set_result(connection)
+
+    def _on_datagram(self, kind, port, socket, number, address, region, reason, offset, length,
+                     spare):  # fmt: skip
+        if kind == EventKind.BOUND and socket in self._pending:
+            _, future, bound = self._pending.pop(socket)
+            host = address_text(address, region, offset, length, spare)
+            bound.on_bound(number, socket, host, port)
+            self._sockets[number] = bound
+            if future.done():  # nobody waits for it any more
+                bound.close()
+            else:
+                future.set_result(bound)
+            return
+        bound = self._sockets.get(number)
+        if bound is None:
+            if kind == EventKind.PIECE:
+                self.pool.returned(region, offset)
+                self._flush_soon()
+            return
+        if kind == EventKind.UNBOUND:
+            del self._sockets[number]
+            self._free_sockets.append(bound.socket)
+        bound.on_event(kind, socket, address, port, region, reason, offset, length, spare)
 
     def _accepted(self, socket, number, peer):
         server = self._listeners.get(socket)
@@ -379,6 +446,9 @@ class Runtime:
         for connection in list(self._connections.values()):
             connection.on_closed(CloseReason.STACK_GONE)
         self._connections.clear()
+        for bound in list(self._sockets.values()):
+            bound.gone(failure(CloseReason.STACK_GONE, str(bound)))
+        self._sockets.clear()
         for server in list(self._listeners.values()):
             server.close()
         for waiter in self._room:
@@ -395,6 +465,8 @@ class Runtime:
                 server.close()
             for connection in self._connections.values():
                 connection.close()
+            for bound in self._sockets.values():
+                bound.close()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._all_closed(), _CLOSE_SECONDS)
             for connection in self._connections.values():
@@ -410,6 +482,8 @@ class Runtime:
         for connection in list(self._connections.values()):
             while not connection.closed:
                 await connection.changed()
+        for bound in list(self._sockets.values()):
+            await bound.wait_closed()
 
 
 def _establish(run_directory, pool_bytes, element_bytes):

@@ -68,6 +68,13 @@ def device(
     run: RunDirectory,
     bus_bytes: BusBytes = 64,
     capture: Annotated[Path | None, typer.Option(help="Record all frames in this pcapng.")] = None,
+    impair: Annotated[
+        str | None,
+        typer.Option(
+            help="What the wire does to frames, as lose=0.01,duplicate=0.01,corrupt=0.001,"
+            "reorder=0.01,delay_ms=5,seed=7: shares of them, each way."
+        ),
+    ] = None,
     uid: Uid = None,
     stack_uid: Annotated[
         int | None, typer.Option(help="The only user who may be the stack.")
@@ -81,7 +88,7 @@ def device(
     """
     from .processes import run_device
 
-    run_device(run, link, bus_bytes, capture, uid, stack_uid, ready_fd, parent_pid)
+    run_device(run, link, bus_bytes, capture, impair, uid, stack_uid, ready_fd, parent_pid)
 
 
 @app.command()
@@ -97,6 +104,19 @@ def stack(
     probe: Annotated[
         bool, typer.Option(help="Ask for a second whether others have the addresses.")
     ] = True,
+    tso: Annotated[
+        bool, typer.Option("--tso/--no-tso", help="The card cuts large sends into segments.")
+    ] = True,
+    checksums: Annotated[
+        bool,
+        typer.Option(
+            "--checksums/--no-checksums",
+            help="The card inserts checksums; else the stack reads payload to make them, and cuts.",
+        ),
+    ] = True,
+    scaling: Annotated[
+        bool, typer.Option("--rss/--no-rss", help="Steer by the card's receive-side scaling.")
+    ] = False,
     uid: Uid = None,
     ready_fd: ReadyFd = None,
     parent_pid: ParentPid = None,
@@ -107,7 +127,10 @@ def stack(
     """
     from .processes import run_stack
 
-    run_stack(run, address, mac, gateway, also or [], gateway6, probe, uid, ready_fd, parent_pid)
+    run_stack(
+        run, address, mac, gateway, also or [], gateway6, probe, tso, checksums, scaling, uid,
+        ready_fd, parent_pid,
+    )  # fmt: skip
 
 
 @app.command()
@@ -155,6 +178,53 @@ def fetch(
     from .fetch import run_fetch
 
     run_fetch(url, run, output, upload, pool << 20, timeout, uid, parent_pid, control_fd)
+
+
+@app.command()
+def echo(
+    run: RunDirectory,
+    port: Annotated[int, typer.Option(help="UDP port.", min=1, max=65535)] = 7,
+    pool: Annotated[int, typer.Option(help="MiB of the payload pool.", min=1, max=1024)] = 16,
+    uid: Uid = None,
+    ready_fd: ReadyFd = None,
+    parent_pid: ParentPid = None,
+    control_fd: ControlFd = None,
+):
+    """Send every UDP datagram back to where it came from, as an application on the stack.
+
+    [bold]Example:[/bold]  hdsnic echo --port 7
+    """
+    from .echo import run_echo
+
+    run_echo(run, port, pool << 20, uid, ready_fd, parent_pid, control_fd)
+
+
+@app.command()
+def forward(
+    port: Annotated[int, typer.Argument(help="TCP port to listen on.", min=1, max=65535)],
+    target: Annotated[str, typer.Argument(help="Where to.", metavar="HOST:PORT")],
+    run: RunDirectory,
+    reverse: Annotated[
+        bool, typer.Option(help="Listen on a socket of this host, and connect through the card.")
+    ] = False,
+    bind: Annotated[str, typer.Option(help="With --reverse: address to listen on.")] = "127.0.0.1",
+    pool: Annotated[int, typer.Option(help="MiB of the payload pool.", min=1, max=1024)] = 16,
+    uid: Uid = None,
+    ready_fd: ReadyFd = None,
+    parent_pid: ParentPid = None,
+    control_fd: ControlFd = None,
+):
+    """Relay TCP connections from the card to a socket of this host, or the other way.
+
+    So any program that speaks TCP can be reached through the card, or reach others through it.
+
+    [bold]Example:[/bold]  hdsnic forward 8080 127.0.0.1:80
+    """
+    from .forward import run_forward
+
+    run_forward(
+        port, target, reverse, bind, run, pool << 20, uid, ready_fd, parent_pid, control_fd
+    )  # fmt: skip
 
 
 @app.command()

@@ -15,6 +15,7 @@ def run_device(
     link: str,
     bus_bytes: int,
     capture: Path | None,
+    impair: str | None,
     uid: int | None,
     stack_uid: int | None,
     ready_fd: int | None,
@@ -25,11 +26,13 @@ def run_device(
 
     parameters = Parameters(bus_bytes=bus_bytes)
     from hdsim import device
+    from hdsim.links import Impairment
 
+    impairment = None if impair is None else Impairment.parse(impair)
     make_run_directory(run_directory)
     device.main(
         run_directory, link, parameters, capture=capture, uid=uid, stack_uid=stack_uid,
-        ready_fd=ready_fd, parent_pid=parent_pid,
+        ready_fd=ready_fd, parent_pid=parent_pid, impairment=impairment,
     )  # fmt: skip
 
 
@@ -41,6 +44,9 @@ def run_stack(
     also: list[str],
     gateway6: str | None,
     probe: bool,
+    tso: bool,
+    checksums: bool,
+    scaling: bool,
     uid: int | None,
     ready_fd: int | None,
     parent_pid: int | None,
@@ -69,5 +75,6 @@ def run_stack(
         say.print(f"stack of {address} in {run_directory}; Ctrl-C ends it", soft_wrap=True)
     service.main(
         run_directory, address, mac, uid=uid, ready_fd=ready_fd, parent_pid=parent_pid,
-        gateway=gateway, addresses=also, gateway6=gateway6, probe=probe,
+        gateway=gateway, addresses=also, gateway6=gateway6, probe=probe, tso=tso,
+        checksums=checksums, scaling=scaling,
     )  # fmt: skip

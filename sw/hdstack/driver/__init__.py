@@ -8,9 +8,9 @@ from .card import Card, CardParameters
 from .commands import Commands
 from .device import Device, DeviceProcess, HeaderMemory, observe
 from .exact import ExactRules, Flow
-from .layout import RING_BYTES, HeaderLayout
+from .layout import AREA_BYTES, RING_BYTES, HeaderLayout
 
 __all__ = [
-    "RING_BYTES", "Card", "CardParameters", "Commands", "Device", "DeviceProcess", "ExactRules",
-    "Flow", "HeaderLayout", "HeaderMemory", "observe",
+    "AREA_BYTES", "RING_BYTES", "Card", "CardParameters", "Commands", "Device", "DeviceProcess",
+    "ExactRules", "Flow", "HeaderLayout", "HeaderMemory", "observe",
 ]  # fmt: skip

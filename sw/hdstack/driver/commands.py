@@ -44,7 +44,8 @@ class Commands:
         self._producer = 0
         self._on = False
         self._cookie = 0
-        self._waiting: set[int] = set()
+        self._written = self._read = 0
+        self._waiting: dict[int, int] = {}  # cookie -> cells ever written, with its own
         self._done: dict[int, int] = {}  # cookie -> status, until somebody asks
         self._consumers = [0] * self._layout.queues
         self.faults: deque = deque(maxlen=1024)
@@ -69,6 +70,7 @@ class Commands:
         self._on = False
         self._waiting.clear()
         self._done.clear()
+        self._written = self._read = 0
         self._device.write(CONTROL.COMMAND_RING.offset, 0)
         self._until(lambda: self._device.read(CONTROL.COMMAND_RING.offset) == 0, "commands to end")
 
@@ -83,10 +85,11 @@ class Commands:
 
     # -- commands ----------------------------------------------------------------------------
 
-    def place(self, queue: int, ranges: list[tuple[int, int]]) -> int:
+    def place(self, queue: int, ranges: list[tuple[int, int]], cookie: int | None = None) -> int:
         """Move ranges (offset in header memory, bytes) into buffers posted to `queue`.
 
-        The record that comes of it is PLACED and has the cookie in `hash`.
+        The record that comes of it is PLACED and has the cookie in `hash`. One that is given has
+        bit 31 set; all others have not.
         """
         if not 1 <= len(ranges) <= _RANGES_MAX:
             raise ConfigurationError(f"{len(ranges)} ranges; 1 to {_RANGES_MAX} may be placed")
@@ -95,7 +98,7 @@ class Commands:
         (offset, length), *more = ranges
         tail = b"".join(abi.COMMAND_RANGE.pack(offset=o, length=n) for o, n in more)
         fields = {"queue": queue, "ranges": len(ranges), "offset": offset, "length": length}
-        return self.submit(CommandKind.PLACE, tail, **fields)
+        return self.submit(CommandKind.PLACE, tail, cookie, **fields)
 
     def revoke(self, regions: list[int]) -> int:
         """Revoke regions: once complete, the card touches them no more (I6)."""
@@ -113,29 +116,44 @@ class Commands:
         """Write a slot of the exact rules (fields of `abi.EXACT_RULE`), then fence (R15)."""
         return self.submit(CommandKind.RULE, abi.EXACT_RULE.pack(**rule))
 
-    def submit(self, kind: CommandKind, tail: bytes = b"", **fields: int) -> int:
+    def submit(
+        self, kind: CommandKind, tail: bytes = b"", cookie: int | None = None, **fields: int
+    ) -> int:
         """Put a command into the ring, waiting for room; returns its cookie."""
         if not self._on:
             raise DeviceError("the command ring is not switched on")
         cells = -(-(abi.COMMAND.bytes + len(tail)) // _CELL)
-        self._until(lambda: self._room(cells), f"room for a command {kind.name}")
-        self._cookie = (self._cookie + 1) & 0xFFFFFFFF
-        data = abi.COMMAND.pack(kind=kind, cookie=self._cookie, **fields) + tail
+        if cells > self.free_cells:
+            self._until(lambda: self._room(cells), f"room for a command {kind.name}")
+        if cookie is None:
+            self._cookie = cookie = (self._cookie + 1) & 0x7FFFFFFF
+        data = abi.COMMAND.pack(kind=kind, cookie=cookie, **fields) + tail
         ring, base = self._device.header.control, self._layout.command_ring
         for k, cell in enumerate(range(self._producer, self._producer + cells)):
             at = base + cell % self._cells * _CELL
             part = data[k * _CELL : (k + 1) * _CELL].ljust(_CELL, b"\0")
             ring[at : at + _CELL] = memoryview(part)
         self._producer = (self._producer + cells) & 0xFFFFFFFF
-        self._waiting.add(self._cookie)
+        self._written += cells
+        self._waiting[cookie] = self._written
         self._store_doorbell(0, _COMMAND_PRODUCER, self._producer)
         self._device.wake()
-        return self._cookie
+        return cookie
+
+    @property
+    def free_cells(self) -> int:
+        """Cells of the ring that are free for certain: what completed was read, and all before."""
+        return self._cells - (self._written - self._read) if self._on else 0
+
+    def look(self) -> None:
+        """Ask the card how far it has read the ring."""
+        consumer = self._device.read(CONTROL.COMMAND_CONSUMER.offset)
+        self._read = self._written - ((self._producer - consumer) & 0xFFFFFFFF)
 
     def _room(self, cells):
         self.poll()  # a command that waits for room in the completion ring holds up the next ones
-        consumer = self._device.read(CONTROL.COMMAND_CONSUMER.offset)
-        return self._cells - ((self._producer - consumer) & 0xFFFFFFFF) >= cells
+        self.look()
+        return self.free_cells >= cells
 
     # -- completions -------------------------------------------------------------------------
 
@@ -160,34 +178,44 @@ class Commands:
         if fields["kind"] != CompletionKind.COMMAND:
             self.faults.append(fields)
         elif fields["cookie"] in self._waiting:
-            self._waiting.remove(fields["cookie"])
+            self._read = max(self._read, self._waiting.pop(fields["cookie"]))
             self._done[fields["cookie"]] = fields["status"]
             if len(self._done) > _UNASKED_MAX:
                 del self._done[next(iter(self._done))]
+
+    def status(self, cookie: int) -> int | None:
+        """Status of a completed command (0: done), which is forgotten then; None while it waits.
+
+        Says what the last `poll` has found.
+        """
+        if cookie in self._waiting:
+            return None
+        status = self._done.pop(cookie, None)
+        if status is None:
+            raise DeviceError(f"no command with the cookie {cookie} is waiting")
+        return status
 
     def done(self, cookie: int) -> bool:
         """Whether a command has completed; asking for a completed one forgets it."""
         if cookie in self._waiting:
             self.poll()
-        if cookie in self._waiting:
-            return False
-        status = self._done.pop(cookie, None)
+        status = self.status(cookie)
         if status is None:
-            raise DeviceError(f"no command with the cookie {cookie} is waiting")
+            return False
         if status:
             what = {1: "was refused", 2: "was lost: header memory did not answer"}
             raise DeviceError(f"a command {what.get(status, f'ended with status {status}')}")
         return True
 
-    def wait(self, cookie: int) -> None:
-        """Wait until a command has completed."""
-        self._until(lambda: self.done(cookie), "a command")
+    def wait(self, cookie: int, seconds: float = _SECONDS) -> None:
+        """Wait until a command has completed, at most so long."""
+        self._until(lambda: self.done(cookie), "a command", seconds)
 
-    def _until(self, condition, what):
-        deadline = time.monotonic() + _SECONDS
+    def _until(self, condition, what, seconds=_SECONDS):
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise DeviceError(f"{what} took more than {_SECONDS} s")
+                raise DeviceError(f"{what} took more than {seconds} s")
 
     def _store_doorbell(self, queue, word, value):
         store_release(self._device.doorbells, (1 + queue) * PAGE_WORDS + word, value)

@@ -23,7 +23,7 @@ from ..atomic import fence, load_acquire, store_release
 from ..errors import DeviceError, HdstackError, ServiceError
 from ..messages import ANSWER_BYTES, close_all, connect, receive, request, send
 from ..native import compiled
-from .layout import HeaderLayout
+from .layout import AREA_BYTES, HeaderLayout
 
 __all__ = ["Device", "DeviceProcess", "HeaderMemory", "observe"]
 
@@ -39,8 +39,9 @@ _ANSWER_SECONDS = 5.0
 
 class HeaderMemory:
     """The stack's header memory: `slots` (index slots, uint32), `control` (bytes of the index
-    slots, command and completion rings) and `rings`, flat bytes with every receive and transmit
-    ring twice in a row: ring n of `layout.rings` begins at n x 2 x ring_bytes."""
+    slots, command and completion rings), `rings`, flat bytes with every receive and transmit ring
+    twice in a row (ring n of `layout.rings` begins at n x 2 x ring_bytes), and `area`, the bytes
+    that the stack keeps for itself."""
 
     def __init__(self, layout: HeaderLayout | None = None):
         self.layout = layout or HeaderLayout()
@@ -48,14 +49,17 @@ class HeaderMemory:
         memory.add_seals(self.fd, memory.SIZE_SEALS)
         self._control = memory.Mapping(self.fd, self.layout.control_bytes)
         self._rings = memory.RingMapping(self.fd, self.layout.rings, self.layout.ring_bytes)
+        self._area = memory.Mapping(self.fd, AREA_BYTES, self.layout.area)
         self.control = self._control.array
+        self.area = self._area.array
         self.slots = self._control.words[: memory.PAGE // 4]
         self.rings = self._rings.array.reshape(-1)
 
     def close(self) -> None:
         """Unmap; no array of this memory may be in use any more."""
-        self.slots = self.control = self.rings = None
+        self.slots = self.control = self.rings = self.area = None
         self._control.close()
+        self._area.close()
         self._rings.close()
         with contextlib.suppress(OSError):
             os.close(self.fd)

@@ -1,6 +1,7 @@
 """Where things lie in header memory: index slots in page 0, the command ring and a completion ring
 for each queue in pages of their own, then a receive and a transmit ring for each queue, each
-aligned to its size (the card wraps within the aligned block)."""
+aligned to its size (the card wraps within the aligned block), and last the stack's own area, ranges
+of which PLACE moves."""
 
 from dataclasses import dataclass
 
@@ -8,9 +9,10 @@ from hdsnic import abi
 
 from ..errors import ConfigurationError
 
-__all__ = ["RING_BYTES", "HeaderLayout"]
+__all__ = ["AREA_BYTES", "RING_BYTES", "HeaderLayout"]
 
 RING_BYTES = 256 * 1024
+AREA_BYTES = 5 << 20
 _PAGE = abi.PAGE_BYTES
 
 
@@ -41,9 +43,14 @@ class HeaderLayout:
         return -(-self.control_bytes // self.ring_bytes) * self.ring_bytes
 
     @property
+    def area(self) -> int:
+        """Where the stack keeps AREA_BYTES of its own."""
+        return self._rings_at + self.ring_bytes * 2 * self.queues
+
+    @property
     def bytes(self) -> int:
         """Size of header memory; pages never used take no memory."""
-        return self._rings_at + self.ring_bytes * 2 * self.queues
+        return self.area + AREA_BYTES
 
     def receive_ring(self, queue: int) -> int:
         return self._rings_at + self.ring_bytes * 2 * queue

@@ -9,7 +9,10 @@ from hdsnic import abi
 
 from ..compile import part
 
-__all__ = ["CELL", "put_descriptor", "put_reference", "receive_base", "transmit_base"]
+__all__ = [
+    "CELL", "NO_CHECKSUM", "TCP_CHECKSUM", "UDP_CHECKSUM", "put_descriptor", "put_reference",
+    "receive_base", "transmit_base",
+]  # fmt: skip
 
 CELL = abi.CELL_BYTES
 
@@ -27,13 +30,17 @@ PAYLOAD_LENGTH = _place(abi.RECORD, "payload_length")
 EXTENSIONS = _place(abi.RECORD, "extensions")
 ELEMENT = _place(abi.RECORD, "element")
 REGION = _place(abi.RECORD, "region")
+HASH = _place(abi.RECORD, "hash")
 REASON = _place(abi.RECORD, "reason")
+TIME_STAMP = _place(abi.RECORD, "time_stamp")
 POSTED_LEFT = _place(abi.RECORD, "posted_left")
 
 _D_REFERENCES = abi.DESCRIPTOR.offsets["references"]
 _D_L3, _D_L4 = abi.DESCRIPTOR.offsets["l3_offset"], abi.DESCRIPTOR.offsets["l4_offset"]
 _D_IPV4_CHECKSUM = 1 << abi.DESCRIPTOR.offsets["ipv4_checksum"]
-_D_TCP_CHECKSUM = 1 << abi.DESCRIPTOR.offsets["tcp_checksum"]
+NO_CHECKSUM = 0
+TCP_CHECKSUM = 1 << abi.DESCRIPTOR.offsets["tcp_checksum"]
+UDP_CHECKSUM = 1 << abi.DESCRIPTOR.offsets["udp_checksum"]
 _D_TSO, _D_MSS = 1 << abi.DESCRIPTOR.offsets["tso"], abi.DESCRIPTOR.offsets["mss"]
 _R_LENGTH = abi.REFERENCE.offsets["length"]
 _R_REGION = abi.REFERENCE.offsets["region"]
@@ -57,14 +64,14 @@ def transmit_base(queue, ring_bytes):
 
 
 @part
-def put_descriptor(words, at, header_length, references, l3_offset, l4_offset, ipv4, tcp, cut):
+def put_descriptor(words, at, header_length, references, l3_offset, l4_offset, ipv4, l4_sum, cut):
     """The fixed part of a descriptor at byte `at` of `words`; its first reference is zero. `ipv4`,
-    `tcp`: the checksums that the card inserts; `cut`: segments of so many bytes, 0: none (TSO)."""
+    `l4_sum` (UDP_CHECKSUM or another): the checksums that the card inserts; `cut`: segments of so
+    many bytes, 0: none (TSO)."""
     word = header_length | references << _D_REFERENCES | l3_offset << _D_L3 | l4_offset << _D_L4
     if ipv4:
         word |= _D_IPV4_CHECKSUM
-    if tcp:
-        word |= _D_TCP_CHECKSUM
+    word |= l4_sum
     if cut > 0:
         word |= _D_TSO | cut << _D_MSS
     words[at >> 3] = word

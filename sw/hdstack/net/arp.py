@@ -2,13 +2,13 @@
 
 from ..compile import part
 from ..tcp import counters
-from ..tcp.open import neighbour_known
 from ..tcp.routes import find_local, is_local
 from ..tcp.rows import count
 from .bytesio import get16, get32, get48, put8, put16, put32, put48
 from .duplicates import conflict
 from .ethernet import ARP, BROADCAST, encode
 from .neighbour import ANSWERS, ASKS, REPLY, REQUEST, learn, send_arp
+from .waiting import neighbour_known
 
 BYTES = 28
 

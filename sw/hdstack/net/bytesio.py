@@ -69,6 +69,14 @@ def fold(total):
 
 
 @part
+def add_bytes(total, memory, at, length, odd):
+    """`total` and the sum of `length` bytes as 16-bit words; `odd` 1: the first is a low byte."""
+    for step in range(length):
+        total += np.int64(memory[at + step]) << (0 if (step + odd) & 1 else 8)
+    return total
+
+
+@part
 def checksum(memory, at, length):
     """Internet checksum (RFC 1071) of `length` bytes; 0 where they hold a right one."""
     total = np.int64(0)

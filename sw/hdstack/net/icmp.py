@@ -1,42 +1,29 @@
-"""ICMP (RFC 792): echo is answered, errors about our segments go to TCP, what nobody here takes is
-answered by "unreachable" (RFC 1122 section 3.2.2.1). Whatever is sent is limited in rate."""
+"""ICMP (RFC 792): echo is answered, errors go to TCP and UDP, what nobody here takes is answered by
+"unreachable" (RFC 1122 section 3.2.2.1). Whatever is sent is limited in rate."""
 
 from ..compile import part
 from ..tcp import counters, path
 from ..tcp.rows import count
-from ..tcp.sequence import refill
-from ..tcp.tables import HOPS, NONE, SECOND
+from ..tcp.tables import FRAME_BYTES, HOPS
+from ..udp import input as udp
 from . import ipv4, tcp_header
-from .bytesio import checksum, get16, get32, get48, put16, put48
-from .frames import begin_frame
+from .bytesio import checksum, get16, get32, get48, put8, put16, put48
+from .frames import begin_answer
+from .large import send_large
 
 ECHO_REPLY = 0
 UNREACHABLE = 3
+SOURCE_QUENCH = 4
+REDIRECT = 5
 ECHO_REQUEST = 8
 TIME_EXCEEDED = 11
 PARAMETER_PROBLEM = 12
+REASSEMBLY = 1
 PROTOCOL = 2
 PORT = 3
 TOO_BIG = 4
-PER_SECOND = 1000
-BURST = 100
 QUOTED_MAX = 548
 """With its headers an error has at most 576 bytes (RFC 1812 section 4.3.2.3)."""
-
-
-@part
-def begin_answer(s, size, now):
-    """A row of `frames` for `size` bytes; -1, counted, where the rate limit or room forbids it."""
-    control = s["control"]
-    tokens = refill(control["echo_tokens"], control["echo_filled"], now, PER_SECOND, BURST)
-    control["echo_filled"] = now
-    control["echo_tokens"] = tokens
-    slot = begin_frame(s, size) if tokens >= SECOND else NONE
-    if slot < 0:
-        count(s, counters.ICMP_WITHHELD)
-        return slot
-    control["echo_tokens"] = tokens - SECOND
-    return slot
 
 
 @part
@@ -54,7 +41,14 @@ def end_answer(s, slot, memory, at, ip, length):
 
 @part
 def on_echo(s, memory, at, ip, message, length, now):
-    """Answer an echo request of `length` bytes."""
+    """Answer an echo request of `length` bytes; one larger than a frame is made into its answer in
+    place."""
+    if 34 + length > FRAME_BYTES or 20 + length > s["control"]["mss"] + 40:
+        put8(memory, message, ECHO_REPLY)
+        put16(memory, message + 2, 0)
+        put16(memory, message + 2, checksum(memory, message, length))
+        send_large(s, memory, at, ip, message, length, now)
+        return
     slot = begin_answer(s, 34 + length, now)
     if slot < 0:
         return
@@ -67,14 +61,20 @@ def on_echo(s, memory, at, ip, message, length, now):
 
 
 @part
-def send_unreachable(s, memory, at, ip, total, code, now):
-    """The packet at `ip` found nobody: say so, quoting it."""
+def is_query(kind):
+    """Not a message about another one, which no error may answer (RFC 1122 section 3.2.2)."""
+    return kind not in (UNREACHABLE, SOURCE_QUENCH, REDIRECT, TIME_EXCEEDED, PARAMETER_PROBLEM)
+
+
+@part
+def send_error(s, memory, at, ip, total, kind, code, now):
+    """The packet of `total` bytes at `ip` came to nothing: say so, quoting it."""
     quoted = min(total, QUOTED_MAX)
     slot = begin_answer(s, 42 + quoted, now)
     if slot < 0:
         return
     out = s["frames"][slot]["bytes"]
-    put16(out, 34, (UNREACHABLE << 8) | code)
+    put16(out, 34, (kind << 8) | code)
     put16(out, 38, 0)
     put16(out, 40, 0)
     for step in range(quoted):
@@ -85,7 +85,8 @@ def send_unreachable(s, memory, at, ip, total, code, now):
 
 @part
 def on_error(s, memory, message, length, now):
-    """An error that quotes a packet: TCP is told if it is a segment of ours in flight."""
+    """An error that quotes a packet: TCP is told if it is a segment of ours in flight, UDP if it
+    may be a datagram of ours."""
     kind = memory[message]
     code = memory[message + 1]
     quoted = message + 8
@@ -94,7 +95,9 @@ def on_error(s, memory, message, length, now):
         count(s, counters.BAD_ICMP)
         return
     size = get16(memory, quoted + 2)
-    if memory[quoted + 9] != ipv4.TCP or get16(memory, quoted + 6) & 0x1FFF:
+    protocol = memory[quoted + 9]
+    known = protocol == ipv4.TCP or protocol == ipv4.UDP
+    if not known or get16(memory, quoted + 6) & 0x1FFF:
         count(s, counters.ERRORS_IGNORED)
         return
     p = s["parsed"]
@@ -103,6 +106,11 @@ def on_error(s, memory, message, length, now):
     p["remote_high"] = 0
     p["remote_address"] = get32(memory, quoted + 16)
     tcp_header.quote(p, memory, quoted + header)
+    if protocol == ipv4.UDP:
+        too_big = kind == UNREACHABLE and code == TOO_BIG
+        refused = kind == UNREACHABLE and code in (PROTOCOL, PORT)
+        udp.on_error(s, too_big, get16(memory, message + 6), size, refused, now)
+        return
     index = path.quoted_connection(s, p["seq"])
     if index < 0:
         count(s, counters.ERRORS_IGNORED)

@@ -18,6 +18,7 @@ DROPPED = -1
 """In place of a protocol: not for us to look into; the next two are told to the sender."""
 BAD_FIELD = -3
 BAD_OPTION = -4
+FRAGMENT_BYTES = 8
 EXTENSIONS_MAX = 32
 """More do not fit into the 256 bytes of header that the card splits off."""
 
@@ -40,15 +41,14 @@ def find_unknown_option(memory, at, end):
 
 
 @part
-def find_payload(memory, ip, end):
-    """Behind the extension headers: (protocol, where it begins). Where that cannot be, or must not
-    be looked for: (DROPPED, 0), or (BAD_FIELD or BAD_OPTION, place of what the sender is told)."""
-    protocol = get8(memory, ip + 6)
-    at = ip + HEADER_BYTES
+def pass_over(memory, protocol, first, at, end):
+    """Behind the extension headers from `at` on: (protocol, where it begins). Where that cannot be,
+    or must not be looked for: (DROPPED, 0), or (BAD_FIELD or BAD_OPTION, place of what the sender
+    is told). Hop-by-hop options may only stand at `first`."""
     for _ in range(EXTENSIONS_MAX):
         if protocol != HOP_BY_HOP and protocol != ROUTING and protocol != DESTINATION:
             return protocol, at
-        if protocol == HOP_BY_HOP and at != ip + HEADER_BYTES:
+        if protocol == HOP_BY_HOP and at != first:
             return protocol, at  # it stands first or means nothing
         following = at + 8 * (get8(memory, at + 1) + 1) if at + 8 <= end else end + 1
         if following > end:
@@ -68,6 +68,26 @@ def find_payload(memory, ip, end):
 
 
 @part
+def find_payload(memory, ip, end):
+    """Behind the extension headers of a packet: as `pass_over`."""
+    first = ip + HEADER_BYTES
+    return pass_over(memory, get8(memory, ip + 6), first, first, end)
+
+
+@part
+def find_next_header(memory, ip, protocol):
+    """Where the field is that says that `protocol` follows; the caller knows that there is one."""
+    field = ip + 6
+    at = ip + HEADER_BYTES
+    for _ in range(EXTENSIONS_MAX):
+        if get8(memory, field) == protocol:
+            break
+        field = at
+        at += 8 * (get8(memory, at + 1) + 1)
+    return field
+
+
+@part
 def encode(
     memory, at, payload, protocol, hops, traffic_class, high, address, remote_high, remote_address
 ):
@@ -80,6 +100,14 @@ def encode(
     put64(memory, at + 16, address)
     put64(memory, at + 24, remote_high)
     put64(memory, at + 32, remote_address)
+
+
+@part
+def encode_fragment(memory, at, protocol, identification, offset, more):
+    """Write a fragment header (RFC 8200 section 4.5): `offset` bytes from the beginning."""
+    put16(memory, at, protocol << 8)
+    put16(memory, at + 2, offset | (1 if more else 0))
+    put32(memory, at + 4, identification)
 
 
 @part

@@ -6,7 +6,6 @@ router advertises is not taken: addresses and routes are configuration.
 
 from ..compile import part
 from ..tcp import counters
-from ..tcp.open import neighbour_known
 from ..tcp.routes import find_local, is_host, is_local
 from ..tcp.rows import count
 from .bytesio import get8, get32, get48, get64
@@ -25,6 +24,7 @@ from .ndp_messages import (
     advertise,
 )
 from .neighbour import ANSWERS, ASKS, TELLS, doubt, learn, mac_of
+from .waiting import neighbour_known
 
 
 @part

@@ -24,9 +24,11 @@ def warm() -> None:
     from .. import atomic
     from ..driver.device import HeaderMemory, _await_answer, _post
     from ..driver.layout import HeaderLayout
+    from ..net import placing
     from ..tcp import core, tables
     from . import server, state
     from .burst import burst
+    from .bursts import bursts
 
     atomic.warm()
     words = np.zeros(1024 * 17, np.uint32)
@@ -44,10 +46,19 @@ def warm() -> None:
     core.clear_region(s, 0)
     core.listener_ready(s, 0, 0)
     core.probe_addresses(s, 0)
+    core.endpoint_ready(s, 0, 0)
     core.on_attach_tx(s, 1)
     core.next_segment(s, 1)
     core.drop_owner(s, 1, 0)
-    burst(s, io, header.slots, words, header.rings, header.rings.view(np.int64), channels, 0)
+    arguments = (
+        s, io, header.slots, words, header.rings, header.rings.view(np.int64), header.area,
+        channels, state.NO_POOLS,
+    )  # fmt: skip
+    burst(*arguments, 0)
+    bursts(*arguments, 0, 0, 0)
+    placing.drop_queue(s, 1)
+    placing.next_place(s)
+    placing.place_answered(s, 0, False, 0)
     header.close()
 
 
@@ -100,8 +111,8 @@ def _mac(text: str) -> bytes:
 def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: int | None = None,
          ready_fd: int | None = None, parent_pid: int | None = None, gateway: str | None = None,
          mtu: int = 1500, addresses: Sequence[str] = (),
-         gateway6: str | None = None, offload: bool = True,
-         probe: bool = True) -> None:  # fmt: skip
+         gateway6: str | None = None, tso: bool = True, checksums: bool = True,
+         scaling: bool = False, probe: bool = True) -> None:  # fmt: skip
     """Run the stack process until SIGTERM or SIGINT, or until its parent or the device ends.
 
     Parameters
@@ -116,8 +127,11 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     addresses: further addresses of either family, with prefix, "fd00:77::2/64"; with IPv6 comes an
         address of the link by itself.
     gateway6: next hop for other IPv6 networks.
-    offload: let the card cut large sends into segments (TSO).
     probe: ask for a second whether another host has our addresses, before they are used.
+    tso: let the card cut large sends into segments.
+    checksums: let the card insert checksums; else the stack makes them, which reads payload, and
+        the card cuts nothing.
+    scaling: steer by way of the card's receive-side scaling.
 
     Raises HdstackError, with one sentence, if it cannot start, if another host has one of the
     addresses, or if the device ends.
@@ -146,7 +160,9 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
         mtu,
         interfaces,
         routes,
-        offload,
+        tso,
+        checksums,
+        scaling,
     )
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     signal.signal(signal.SIGINT, lambda *_: server.stop())

@@ -23,6 +23,7 @@ from ..errors import MemoryRefused, ServiceError
 from ..messages import close_all
 from ..tcp import core, tables
 from . import state
+from .placement import Placement
 from .rules import Rules
 
 __all__ = ["Application", "Applications", "credentials"]
@@ -65,9 +66,16 @@ class Application:
 class Applications:
     """Brings device notices and applications' greetings into the tables of TCP and of the burst."""
 
-    def __init__(self, card: Card, rules: Rules, s, io, channels: memory.SlotMapping, detaching):
-        """`detaching(application)` is called before the sockets of an application are closed."""
+    def __init__(self, card: Card, rules: Rules, placement: Placement, s, io,
+                 channels: memory.SlotMapping, detaching,
+                 pools: memory.SlotMapping | None = None):  # fmt: skip
+        """`detaching(application)` is called before the sockets of an application are closed.
+
+        `pools`: gets every live region in its slot, where the stack reads payload for checksums.
+        """
+        self._pools = pools
         self._card, self._rules, self._s, self._io = card, rules, s, io
+        self._placement = placement
         self._channels, self._detaching = channels, detaching
         self.by_queue: dict[int, Application] = {}
         self.used = {0}
@@ -76,7 +84,9 @@ class Applications:
     # -- queues ------------------------------------------------------------------------------
 
     def open_queue(self, queue: int) -> None:
-        """Switch a queue on, with all of its indices at zero."""
+        """Switch a queue on, with all of its indices at zero; that of an application splits UDP."""
+        if queue and "udp_split" in self._card.parameters.features:
+            self._card.set_mode(queue, udp_split=True)
         self._card.enable_queue(queue)
         row = self._io["queues"][queue]
         for name in row.dtype.names:
@@ -118,6 +128,7 @@ class Applications:
         if queue in self.by_queue:
             self.gone(queue)
             self._finish(self.by_queue[queue])
+        self._placement.drain(queue)
         self.open_queue(queue)
         core.set_queue(self._s, queue, *state.port_range(queue))
         self.by_queue[queue] = Application(
@@ -138,6 +149,8 @@ class Applications:
             raise ValueError(f"{elements} elements of {element} bytes in a pool of {size}")
         self._revoked(region)
         application.regions[region] = memory.Mapping(descriptors[0], size, writable=False)
+        if self._pools is not None:
+            self._pools.attach(region, descriptors[0], size)
         core.set_region(
             self._s, region, int(notice["generation"]), queue, element, element * elements,
             int(notice["postable"]),
@@ -148,6 +161,8 @@ class Applications:
             mapping = application.regions.pop(region, None)
             if mapping is not None:
                 core.clear_region(self._s, region)
+                if self._pools is not None:
+                    self._pools.detach(region)
                 mapping.close()
 
     def gone(self, queue: int) -> None:
@@ -163,6 +178,7 @@ class Applications:
         for region in list(application.regions):
             self._revoked(region)
         core.drop_owner(self._s, queue, now)
+        self._placement.drop_queue(queue)
         self._rules.drop_queue(queue)
         self._rules.synchronise()
         application.leave_by = now + _LEAVE_NS
@@ -251,6 +267,7 @@ class Applications:
                 for row in self._s["locals"][: self._s["control"]["locals"]]
             ],
             "queue": application.queue,
+            "mtu": int(self._s["control"]["mss"]) + 40,
             "request_rows": state.REQUEST_ROWS,
             "event_rows": state.EVENT_ROWS,
             "bytes": state.CHANNEL_BYTES,

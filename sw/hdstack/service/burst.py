@@ -15,18 +15,25 @@ from ..driver.rings import (
     CELL,
     ELEMENT,
     EXTENSIONS,
+    HASH,
     HEADER_LENGTH,
+    NO_CHECKSUM,
     PAYLOAD_LENGTH,
     POSTED_LEFT,
     REASON,
     REGION,
+    TCP_CHECKSUM,
+    TIME_STAMP,
+    UDP_CHECKSUM,
     put_descriptor,
     put_reference,
     receive_base,
     transmit_base,
 )  # fmt: skip
-from ..net.input import on_frame
+from ..net.checksums import put_checksums
+from ..net.input import take_chain
 from ..net.output import encode_segment
+from ..net.receive import on_deadline, on_receive
 from ..tcp.core import (
     event_taken,
     next_event,
@@ -39,7 +46,7 @@ from ..tcp.core import (
     segment_queued,
 )  # fmt: skip
 from ..tcp.events import CloseReason, EventKind, RequestKind
-from ..tcp.tables import MAX_REFERENCES, REGIONS
+from ..tcp.tables import MAX_REFERENCES, REGIONS, TCP_SEGMENT, UDP_DATAGRAM
 from .state import (
     CHANNEL_WORDS,
     EVENT_CONSUMER,
@@ -78,6 +85,7 @@ _RANGE_READY, _RANGE_REFUSED = Range.READY, Range.REFUSED
 _DONE, _WAKE_DEVICE = Work.DONE.value, Work.WAKE_DEVICE.value
 _WAKE_APPLICATIONS = Work.WAKE_APPLICATIONS.value
 _CONTROL, _DEVICE_SEEN = Work.CONTROL.value, Work.DEVICE_SEEN.value
+_PLACE = Work.PLACE.value
 
 _W_HEADER, _S_HEADER, _M_HEADER = HEADER_LENGTH
 _W_PAYLOAD, _S_PAYLOAD, _M_PAYLOAD = PAYLOAD_LENGTH
@@ -85,7 +93,9 @@ _W_EXTENSIONS, _S_EXTENSIONS, _M_EXTENSIONS = EXTENSIONS
 _W_ELEMENT, _S_ELEMENT, _M_ELEMENT = ELEMENT
 _W_REGION, _S_REGION, _M_REGION = REGION
 _W_REASON, _S_REASON, _M_REASON = REASON
+_W_HASH, _S_HASH, _M_HASH = HASH
 _W_LEFT, _S_LEFT, _M_LEFT = POSTED_LEFT
+_W_STAMP, _S_STAMP, _M_STAMP = TIME_STAMP
 
 
 @part
@@ -145,7 +155,7 @@ def _events_out(s, io, channels, q):
 
 
 @part
-def _segments_out(s, io, rings, words, q):
+def _segments_out(s, io, rings, words, pools, q):
     queue = io["queues"][q]
     ring_bytes = io["ring_bytes"]
     cells = ring_bytes // CELL
@@ -159,20 +169,27 @@ def _segments_out(s, io, rings, words, q):
             index = next_segment(s, q)
             continue
         segment = s["segments"][q, index]
-        tcp = segment["kind"] == 0
+        tcp = segment["kind"] == TCP_SEGMENT
+        udp = segment["kind"] == UDP_DATAGRAM
+        card_sums = io["checksums"] != 0
         used = (producer - queue["tx_consumer"]) & _MASK
-        if used + (_SEGMENT_CELLS if tcp else _FRAME_CELLS) > cells:
+        if used + (_SEGMENT_CELLS if tcp or udp else _FRAME_CELLS) > cells:
             break
         at = base + (producer * CELL) % ring_bytes
-        references = segment["references"] if tcp else 0
+        references = segment["references"] if tcp or udp else 0
         more = 8 * (references - 1) if references > 1 else 0
         header = encode_segment(s, q, index, rings, at + CELL + more)
-        if tcp:
+        if tcp or udp:
             ipv4 = segment["remote_high"] == 0
             l4 = 34 if ipv4 else 54
-            put_descriptor(words, at, header, references, 14, l4, ipv4, True, segment["cut"])
+            sums = TCP_CHECKSUM if tcp else UDP_CHECKSUM if segment["fragment"] < 0 else NO_CHECKSUM
+            cut = segment["cut"] if tcp else 0
+            if not card_sums:
+                put_checksums(s, q, index, rings, at + CELL + more, header, pools)
+                ipv4, sums = False, NO_CHECKSUM
+            put_descriptor(words, at, header, references, 14, l4, ipv4, sums, cut)
         else:
-            put_descriptor(words, at, header, 0, 0, 0, False, False, 0)
+            put_descriptor(words, at, header, 0, 0, 0, False, NO_CHECKSUM, 0)
         for k in range(references):
             piece = segment["ref"][k]
             put_reference(
@@ -189,7 +206,7 @@ def _segments_out(s, io, rings, words, q):
 
 
 @part
-def _records_in(s, io, rings, words, channels, q, producer, now_ns):
+def _records_in(s, io, rings, words, area, channels, pools, q, producer, now_ns):
     queue = io["queues"][q]
     ring_bytes = io["ring_bytes"]
     base = receive_base(q, ring_bytes)
@@ -207,18 +224,24 @@ def _records_in(s, io, rings, words, channels, q, producer, now_ns):
         element = (first if _W_ELEMENT == 0 else second) >> _S_ELEMENT & _M_ELEMENT
         region = (first if _W_REGION == 0 else second) >> _S_REGION & _M_REGION
         reason = (first if _W_REASON == 0 else second) >> _S_REASON & _M_REASON
+        cookie = (first if _W_HASH == 0 else second) >> _S_HASH & _M_HASH
         left = (first if _W_LEFT == 0 else second) >> _S_LEFT & _M_LEFT
         offset = 0
         if payload == 0:
             region = -1
         elif region < REGIONS:
             offset = element * s["regions"][region]["element_bytes"]
+        stamps = (first if _W_STAMP == 0 else second) >> _S_STAMP & _M_STAMP
+        take_chain(s, rings, at + CELL + 8 * stamps, extensions - stamps)
         skip = CELL + 8 * extensions
-        on_frame(s, q, rings, at + skip, header, payload, region, offset, left, reason, now_ns)
+        on_receive(
+            s, area, q, rings, at + skip, header, payload, region, offset, left, reason, cookie,
+            now_ns,
+        )  # fmt: skip
         cells = (skip + header + CELL - 1) // CELL
         queue["rx_consumer"] = (queue["rx_consumer"] + cells) & _MASK
         taken += 1
-        _segments_out(s, io, rings, words, q)
+        _segments_out(s, io, rings, words, pools, q)
         _events_out(s, io, channels, q)
     queue["records"] += taken
     return taken
@@ -254,7 +277,7 @@ def _refuse_connect(io, channels, q, socket):
 
 
 @part
-def _requests_in(s, io, rings, words, channels, q, now_ns):
+def _requests_in(s, io, rings, words, channels, pools, q, now_ns):
     queue = io["queues"][q]
     base = q * CHANNEL_WORDS
     producer = load_acquire(channels, base + REQUEST_PRODUCER)
@@ -292,7 +315,7 @@ def _requests_in(s, io, rings, words, channels, q, now_ns):
             on_request(s, q, row, now_ns)
         queue["request_consumer"] = (queue["request_consumer"] + 1) & _MASK
         taken += 1
-        _segments_out(s, io, rings, words, q)
+        _segments_out(s, io, rings, words, pools, q)
         _events_out(s, io, channels, q)
     if taken > 0:
         queue["requests"] += taken
@@ -302,14 +325,15 @@ def _requests_in(s, io, rings, words, channels, q, now_ns):
 
 
 @entry
-def burst(s, io, slots, doorbells, rings, words, channels, now_ns):
+def burst(s, io, slots, doorbells, rings, words, area, channels, pools, now_ns):
     """One pass at time `now_ns`; returns flags of `Work`.
 
     Parameters
     ----------
     s, io: rows of TCP (`tables.STATE`) and of the service (`state.SERVICE`).
     slots, doorbells, channels: uint32: index slots, doorbell pages, all channels in a row.
-    rings, words: header memory's rings as uint8 and as int64.
+    rings, words: header memory's rings as uint8 and as int64. area: the stack's own part of it.
+    pools: uint8: all regions in a row, only looked at where the stack makes the checksums itself.
     """
     work = 0
     done = 0
@@ -323,21 +347,23 @@ def burst(s, io, slots, doorbells, rings, words, channels, now_ns):
                 on_transmitted(s, q, transmitted)
                 work |= _DEVICE_SEEN
                 done += 1
-        done += _segments_out(s, io, rings, words, q)
+        done += _segments_out(s, io, rings, words, pools, q)
         done += _events_out(s, io, channels, q)
         if queue["live"] != 0:
             producer = load_acquire(slots, q * _SLOT_WORDS + _RX_PRODUCER)
             if producer != queue["rx_consumer"]:
                 work |= _DEVICE_SEEN
-                done += _records_in(s, io, rings, words, channels, q, producer, now_ns)
+                done += _records_in(
+                    s, io, rings, words, area, channels, pools, q, producer, now_ns
+                )  # fmt: skip
         if queue["attached"] != 0 and queue["fault"] == 0:
-            done += _requests_in(s, io, rings, words, channels, q, now_ns)
-    io["deadline"] = on_timers(s, now_ns)
+            done += _requests_in(s, io, rings, words, channels, pools, q, now_ns)
+    io["deadline"] = min(on_timers(s, now_ns), on_deadline(s, area, now_ns))
     rung = False
     for q in range(_QUEUES):
         queue = io["queues"][q]
         on_output(s, q, now_ns)
-        done += _segments_out(s, io, rings, words, q)
+        done += _segments_out(s, io, rings, words, pools, q)
         done += _events_out(s, io, channels, q)
         if queue["live"] != 0:
             at = (1 + q) * PAGE_WORDS
@@ -351,6 +377,8 @@ def burst(s, io, slots, doorbells, rings, words, channels, now_ns):
                 rung = True
         if queue["fault"] == 1 or queue["range"] == _RANGE_WANTED:
             work |= _CONTROL
+    if s["control"]["moving"] > 0:
+        work |= _PLACE
     fence()
     if rung and load_acquire(doorbells, NEED_WAKE_WORD) != 0:
         work |= _WAKE_DEVICE

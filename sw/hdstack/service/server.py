@@ -22,12 +22,15 @@ from ..errors import DeviceError, HdstackError, ServiceError
 from ..messages import ANSWER_BYTES, close_all, receive, send
 from ..native import compiled
 from ..net import duplicates
+from ..net.checksums import POOL_STRIDE
 from ..tcp import core, counters, tables
 from . import state
 from .applications import Application, Applications, credentials
 from .burst import burst
+from .bursts import bursts
+from .placement import Placement
 from .rules import Rules
-from .state import Work
+from .state import NO_POOLS, Work
 
 __all__ = ["Server", "listen"]
 
@@ -93,12 +96,15 @@ class Server:
     mac: six bytes. address, gateway: IPv4 in host byte order (0: no gateway). prefix: 0 to 32.
     interfaces: further addresses (`ipaddress` interfaces of either family).
     routes: (network, next hop) each, of `ipaddress`.
-    offload: the card cuts large sends into segments (TSO).
+    tso: the card cuts large sends into segments.
+    checksums: the card inserts them; else the stack makes them, reads payload for it, and cuts.
+    scaling: steer by way of the card's receive-side scaling.
     """
 
     def __init__(self, device: DeviceProcess, listener: socket.socket, mac: bytes, address: int,
                  prefix: int, gateway: int = 0, mtu: int = 1500, interfaces=(),
-                 routes=(), offload: bool = True):  # fmt: skip
+                 routes=(), tso: bool = True, checksums: bool = True,
+                 scaling: bool = False):  # fmt: skip
         self._device, self._listener = device, listener
         self._state_fd = memory.create("hdsnic-state", -(-tables.STATE_BYTES // 4096) * 4096)
         memory.add_seals(self._state_fd, memory.SIZE_SEALS)
@@ -117,16 +123,30 @@ class Server:
         header: HeaderMemory = device.header
         io["ring_bytes"] = header.layout.ring_bytes
         self._channels = memory.SlotMapping(len(io["queues"]), state.CHANNEL_BYTES)
+        self._pools = None
+        io["checksums"] = checksums
+        if not checksums:
+            self._pools = memory.SlotMapping(tables.REGIONS, POOL_STRIDE, writable=False)
         self._arguments = (
             s, io, header.slots, device.doorbells, header.rings, header.rings.view(np.int64),
-            self._channels.words,
+            header.area, self._channels.words, NO_POOLS if checksums else self._pools.bytes,
         )  # fmt: skip
         self.card = Card(device)
-        if offload:
+        if tso and checksums:
             s["control"]["tso_bytes"] = min(self.card.parameters.tso_bytes_max, tables.TSO_MOST)
-        self._rules = Rules(self.card, s, io)
+        if "commands" in self.card.parameters.features:
+            s["control"]["place_bytes"] = self.card.parameters.frame_bytes_max
+        self._placement = Placement(self.card, s)
+        self._rules = Rules(self.card, s, io, scaling)
         self._applications = Applications(
-            self.card, self._rules, s, io, self._channels, self._detaching
+            self.card,
+            self._rules,
+            self._placement,
+            s,
+            io,
+            self._channels,
+            self._detaching,
+            self._pools,
         )
         self._clients: dict[int, _Client] = {}
         self._wakes: dict[int, Application] = {}
@@ -144,6 +164,8 @@ class Server:
         for index, each in enumerate(interfaces, 1):
             self.card.store_address(index, each.ip.packed)
         self._applications.open_queue(0)
+        if s["control"]["place_bytes"]:
+            self.card.commands.start()
 
     def stop_descriptor(self) -> int:
         """A byte written here ends `run` (for `signal.set_wakeup_fd`)."""
@@ -161,7 +183,7 @@ class Server:
         core.probe_addresses(self._s, time.monotonic_ns())
         rows = self._s["locals"][: int(self._s["control"]["locals"])]
         while not self._stopping and (rows["state"] == duplicates.TENTATIVE).any():
-            if not self._burst(time.monotonic_ns()) & Work.DONE:
+            if not self._burst():
                 self._sleep()
         for row in rows[rows["state"] == duplicates.TAKEN]:
             address = tables.join_address(int(row["high"]), int(row["address"]))
@@ -175,30 +197,36 @@ class Server:
 
     def run(self) -> None:
         """Serve until `stop`. Raises DeviceError when the device ends or fails."""
-        idle_since = looked = 0
+        looked = 0
         while not self._stopping:
-            now = time.monotonic_ns()
-            work = self._burst(now)
+            # what is counted or reaped goes on beside the bursts
+            beside = self._counting is not None or bool(self._applications.leaving)
+            work = bursts(*self._arguments, self._seen_version, _LOOK_NS, 0 if beside else _POLL_NS)
+            self._answer_burst(work)
             if self._counting is not None:
                 self._count()
-                work |= Work.DONE
-            if work & Work.DONE:
-                idle_since = 0
-                if now - looked > _LOOK_NS:
-                    looked = now
-                    self._look(0)
-                continue
-            idle_since = idle_since or now
-            if now - idle_since >= _POLL_NS:
+            now = time.monotonic_ns()
+            if work & Work.IDLE and self._counting is None:
                 self._sleep()
-                idle_since, looked = 0, time.monotonic_ns()
+                looked = time.monotonic_ns()
+            elif now - looked > _LOOK_NS:
+                looked = now
+                self._look(0)
 
-    def _burst(self, now: int) -> int:
-        work = burst(*self._arguments, now)
+    def _burst(self) -> bool:
+        """One burst. True: the next one has something to do."""
+        work = burst(*self._arguments, time.monotonic_ns())
+        return self._answer_burst(work) or bool(work & Work.DONE)
+
+    def _answer_burst(self, work: int) -> bool:
+        """Do what a burst cannot do itself. True: the next one may have something to do by it."""
+        changed = bool(work & Work.CONTROL)
         if work & Work.DEVICE_SEEN:
             self._armed = False
         if work & Work.WAKE_DEVICE:
             self._device.wake()
+        if work & Work.PLACE or len(self._placement):
+            self._placement.turn(time.monotonic_ns())
         if work & Work.WAKE_APPLICATIONS:
             wakes = int(self._io["wakes"])
             for queue, application in self._applications.by_queue.items():
@@ -207,13 +235,12 @@ class Server:
         if self._version[0] != self._seen_version:
             self._seen_version = int(self._version[0])
             self._rules.synchronise()
-            work |= Work.DONE
+            changed = True
         if work & Work.CONTROL:
             self._control()
-            work |= Work.DONE
         if self._applications.leaving:
-            self._applications.reap(now)
-        return work
+            self._applications.reap(time.monotonic_ns())
+        return changed
 
     def _control(self):
         for queue in list(self._applications.by_queue):
@@ -232,7 +259,7 @@ class Server:
         _ask_for_wakes(io, channels, 1)
         now = time.monotonic_ns()
         try:
-            if self._burst(now) & Work.DONE:
+            if self._burst():
                 return
             wait = min(int(io["deadline"]) - now, _SLEEP_NS)
             if self._applications.leaving or any(c.greeting for c in self._clients.values()):
@@ -327,7 +354,8 @@ class Server:
             got = receive(client.control)
         except BlockingIOError:
             silent = time.monotonic_ns() - client.since > _GREETING_NS
-            if silent and client.application is None:
+            asked = any(each is client for each in self._counted)  # it is we who are silent
+            if silent and client.application is None and not asked:
                 self._close(client)
             return
         except (OSError, HdstackError) as error:
@@ -442,10 +470,12 @@ class Server:
             "queues": {str(q): self._queue_row(q) for q in live},
             "bursts": int(self._io["bursts"]),
             "rules": len(self._rules),
+            "moving": int(self._s["control"]["moving"]),
             "pid": os.getpid(),
         }
         for client in self._counted:
             if client in self._clients.values():
+                client.since = time.monotonic_ns()
                 self._answer(client, answer)
         self._counted = []
 

@@ -23,6 +23,7 @@ __all__ = [
     "NEED_SPACE",
     "NEED_WAKE_APPLICATION",
     "NEED_WAKE_STACK",
+    "NO_POOLS",
     "PORTS",
     "REQUESTS_AT",
     "REQUEST_CONSUMER",
@@ -83,6 +84,10 @@ class Work(IntFlag):
     """A port range is wanted or an application broke the protocol: look at the rows."""
     DEVICE_SEEN = 16
     """The card wrote an index since the last burst."""
+    IDLE = 64
+    """Nothing was done for a while (of `bursts` alone)."""
+    PLACE = 32
+    """Payload waits to be moved, or for the answer of a PLACE."""
 
 
 _NAMES = (
@@ -91,12 +96,16 @@ _NAMES = (
 )
 _QUEUE = np.dtype([(name, "<i8") for name in _NAMES.split()])
 
+NO_POOLS = np.zeros(1, np.uint8)
+"""For `burst`, where the card makes the checksums."""
+
 SERVICE = np.dtype(
     [
         ("deadline", "<i8"),
         ("wakes", "<i8"),
         ("bursts", "<i8"),
         ("ring_bytes", "<i8"),
+        ("checksums", "<i8"),  # 1: the card inserts them
         ("queues", _QUEUE, (abi.QUEUES_MAX,)),
         ("request", REQUEST),
     ],

@@ -9,7 +9,7 @@ cookies are being sent, and for two steps of the counter.
 
 from ..compile import part
 from . import counters, states
-from .emit import ACK, SYN, answer_segment
+from .emit import ACK, RST, SYN, answer_segment
 from .open import find_listener, learn_options, new_connection, set_flags
 from .rows import count, has_room, low32, own_mss, ports_of
 from .sequence import MASK, address_key, keyed_hash, stamp_at, stamp_offset
@@ -94,15 +94,32 @@ def read(s, now):
 
 
 @part
+def baker(s, now):
+    """The listener of the parsed ACK if it sends cookies these days, or -1."""
+    at = find_listener(s, s["parsed"]["local_port"])
+    if at < 0 or s["listeners"][at]["state"] != states.LISTENER_LISTENING:
+        return NONE
+    sent_at = s["listeners"][at]["cookie_at"]
+    return NONE if sent_at == 0 or now - sent_at > STEPS * STEP else at
+
+
+@part
+def awaited(s, now):
+    """Queue of the listener whose cookie the parsed segment brings back, or -1."""
+    if s["parsed"]["flags"] & (SYN | ACK | RST) != ACK:
+        return NONE
+    at = baker(s, now)
+    return NONE if at < 0 or read(s, now) < 0 else s["listeners"][at]["queue"]
+
+
+@part
 def accept(s, now):
     """The parsed ACK may answer a cookie: row of the new connection (SYN-RECEIVED), or -1."""
     p = s["parsed"]
-    at = find_listener(s, p["local_port"])
-    if at < 0 or s["listeners"][at]["state"] != states.LISTENER_LISTENING:
+    at = baker(s, now)
+    if at < 0:
         return NONE
     listener = s["listeners"][at]
-    if listener["cookie_at"] == 0 or now - listener["cookie_at"] > STEPS * STEP:
-        return NONE
     mss = read(s, now)
     if mss < 0:
         count(s, counters.COOKIES_WRONG)

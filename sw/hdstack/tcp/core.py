@@ -15,9 +15,11 @@ import numpy as np
 from ..compile import entry, part
 from ..net.duplicates import expire_locals, probe_locals
 from ..net.neighbour import expire_neighbours
+from ..udp import output as udp
+from ..udp import requests as udp_requests
 from . import states
 from .close import NORMAL, finish, release, settle
-from .events import CloseReason
+from .events import CloseReason, RequestKind
 from .expiry import expire
 from .input import resume
 from .requests import NO_RESOURCES, fail, handle_request, listening, stop_listener
@@ -35,16 +37,19 @@ from .tables import (
     REGIONS,
     SEGMENTS_PER_QUEUE,
     SENDS_PER_QUEUE,
+    UDP_DATAGRAM,
 )
 from .window import count_postable, reset_queue
 
 __all__ = [
-    "clear_region", "drop_owner", "event_taken", "listener_ready", "next_event", "next_segment",
-    "on_attach_tx", "on_output", "on_request", "on_timers", "on_transmitted", "probe_addresses",
-    "ready", "segment_queued", "set_queue", "set_region",
+    "clear_region", "drop_owner", "endpoint_ready", "event_taken", "listener_ready", "next_event",
+    "next_segment", "on_attach_tx", "on_output", "on_request", "on_timers", "on_transmitted",
+    "probe_addresses", "ready", "segment_queued", "set_queue", "set_region",
 ]  # fmt: skip
 
 RESET = int(CloseReason.RESET)
+BIND = int(RequestKind.BIND)
+UNBIND = int(RequestKind.UNBIND)
 
 
 @entry
@@ -68,7 +73,10 @@ def on_request(s, queue, row, now):
     request["offset"] = row["offset"]
     request["length"] = row["length"]
     request["spare"] = row["spare"]
-    handle_request(s, queue, now)
+    if request["kind"] >= BIND and request["kind"] <= UNBIND:
+        udp_requests.handle_request(s, queue, now)
+    else:
+        handle_request(s, queue, now)
 
 
 @part
@@ -89,10 +97,9 @@ def expire_block(s, block, now):
     return following
 
 
-@entry
-def on_timers(s, now):
-    """Handle what is due; gives the time at which to call again at the latest (NEVER: none)."""
-    s["control"]["now"] = now
+@part
+def expire_connections(s, now):
+    """Handle the deadlines of TCP; gives the next one."""
     if now < s["control"]["next_deadline"]:
         return s["control"]["next_deadline"]
     following = np.int64(NEVER)
@@ -113,9 +120,18 @@ def probe_addresses(s, now):
 
 
 @entry
-def on_output(s, queue, now):
-    """Go on with connections that waited for room; True if some still wait."""
+def on_timers(s, now):
+    """Handle what is due; gives the time at which to call again at the latest (NEVER: none)."""
     s["control"]["now"] = now
+    udp.expire(s, now)
+    return min(expire_connections(s, now), s["control"]["udp_deadline"])
+
+
+@entry
+def on_output(s, queue, now):
+    """Go on with connections and datagrams that waited for room; True if connections still wait."""
+    s["control"]["now"] = now
+    udp.advance(s, queue)
     q = s["queues"][queue]
     last = q["pending_tail"]
     while q["pending_head"] >= 0:
@@ -141,6 +157,7 @@ def on_transmitted(s, queue, tx_consumer):
     """The card has sent all descriptors before cell `tx_consumer` (32 bits) of the ring (R24)."""
     q = s["queues"][queue]
     q["tx_done"] += (tx_consumer - q["tx_done"]) & MASK
+    udp.settle(s, queue)
     if q["waiting"] == 0:
         return
     index = q["waiting_head"]
@@ -190,10 +207,13 @@ def segment_queued(s, queue, tx_producer):
     q = s["queues"][queue]
     row = s["segments"][queue, q["segments_tail"] % SEGMENTS_PER_QUEUE]
     position = q["tx_done"] + ((tx_producer - q["tx_done"]) & MASK)
-    for at in range(row["references"]):
-        send = s["sends"][row["ref"][at]["send"]]
-        send["untaken"] -= 1
-        send["last_tx"] = position
+    if row["kind"] == UDP_DATAGRAM:
+        udp.on_queued(s, row, position)
+    else:
+        for at in range(row["references"]):
+            send = s["sends"][row["ref"][at]["send"]]
+            send["untaken"] -= 1
+            send["last_tx"] = position
     if row["frame"] >= 0:
         s["frames"][row["frame"]]["length"] = 0
     q["segments_tail"] += 1
@@ -251,6 +271,7 @@ def drop_owner(s, queue, now):
         listener = s["listeners"][at]
         if listener["state"] != states.LISTENER_FREE and listener["queue"] == queue:
             stop_listener(s, at)
+    udp.drop_owner(s, queue)
     first = first_row(queue)
     for index in range(first, first + CONNECTIONS_PER_QUEUE):
         c = s["connections"][index]
@@ -270,6 +291,7 @@ def on_attach_tx(s, queue):
     first = queue * SENDS_PER_QUEUE
     for at in range(first, first + SENDS_PER_QUEUE):
         s["sends"][at]["last_tx"] = 0
+    udp.on_attach_tx(s, queue)
 
 
 @entry
@@ -284,3 +306,9 @@ def listener_ready(s, at, ok):
     else:
         fail(s, row["queue"], row["socket"], NO_RESOURCES)
         stop_listener(s, at)
+
+
+@entry
+def endpoint_ready(s, at, ok):
+    """The steering rule of UDP socket `at` is in the device (`ok` 1) or could not be stored (0)."""
+    udp_requests.endpoint_ready(s, at, ok)

@@ -9,8 +9,8 @@ from enum import IntEnum, IntFlag
 import numpy as np
 
 __all__ = [
-    "EVENT", "IPV6", "NO_LINGER", "REQUEST", "CloseFlag", "CloseReason", "EventKind", "OpenFlag",
-    "Option", "RequestKind",
+    "EVENT", "IPV6", "NO_LINGER", "REQUEST", "SUM_GIVEN", "CloseFlag", "CloseReason", "EventKind",
+    "Family", "OpenFlag", "Option", "RequestKind",
 ]  # fmt: skip
 
 
@@ -39,6 +39,24 @@ class RequestKind(IntEnum):
     reset; 0 resets at once; NO_LINGER waits as long as TCP does. `offset`: CloseFlag."""
     OPTION = 9
     """Set Option `port` of `connection` to `length`; answered by OPTION."""
+    BIND = 10
+    """Open UDP socket `socket` at local `port`, 0: one of the application's range; answered by
+    BOUND or FAILED. `region` is a Family, the address is as in CONNECT, all 0: any. `offset` 1:
+    nothing is delivered before PEER."""
+    PEER = 11
+    """UDP socket `connection` talks to one peer, whose address is as in CONNECTED; answered by
+    BOUND or FAILED with `socket`."""
+    TO = 12
+    """Where the SEND_TO of `connection` that follow are to go; the address as in CONNECTED."""
+    SEND_TO = 13
+    """Send `length` bytes at `offset` of region `region` as one datagram of UDP socket
+    `connection`; answered by SENT with the same `socket`. `spare`: 0, or SUM_GIVEN and the one's
+    complement sum (RFC 1071) of the bytes, which more than the path MTU needs."""
+    TAKEN = 14
+    """`length` more datagrams or their buffers of UDP socket `connection` were given back, `offset`
+    of them buffers that were posted again."""
+    UNBIND = 15
+    """Close UDP socket `connection`; answered by UNBOUND after the last SENT."""
 
 
 class EventKind(IntEnum):
@@ -49,7 +67,7 @@ class EventKind(IntEnum):
     CONNECTED = 2
     """The connection of `socket` is `connection`; `address`:`port` is the peer."""
     ACCEPTED = 3
-    """`connection` is new, from listener number `socket`; `address`:`port` is the peer."""
+    """`connection` is new, from the listener of `socket`; `address`:`port` is the peer."""
     FAILED = 4
     """LISTEN or CONNECT of `socket` failed; `reason` is a CloseReason."""
     READABLE = 5
@@ -65,9 +83,23 @@ class EventKind(IntEnum):
     OPTION = 10
     """Answer to OPTION: option `port` of `connection` is `length`, or `reason` is not NORMAL and
     nothing changed."""
-    PROBLEM = 11
+    PROBLEM = 17
     """The peer of `connection` does not answer (R1 of RFC 1122), or a router says why; `reason` is
     a CloseReason. The connection goes on. Told once until bytes are acknowledged again."""
+    BOUND = 11
+    """The UDP socket of `socket` is `connection`, at `port` and an address as in CONNECTED."""
+    DATAGRAM = 12
+    """A datagram came to UDP socket `connection`; its source is as in CONNECTED. `reason` events of
+    kind PIECE follow, none where it has no bytes."""
+    PIECE = 13
+    """The next `length` bytes of the datagram are at `offset` of region `region`."""
+    SENT = 14
+    """SEND_TO of `connection` with this `socket` is over and free of DMA; `reason` is not NORMAL
+    where the datagram did not leave."""
+    SOCKET_ERROR = 15
+    """The peer of UDP socket `connection`, or a router, reports `reason` by ICMP."""
+    UNBOUND = 16
+    """UDP socket `connection` is closed, its number may be used again."""
 
 
 class CloseReason(IntEnum):
@@ -84,9 +116,12 @@ class CloseReason(IntEnum):
     STACK_GONE = 8
     UNREACHABLE = 9
     UNSUPPORTED = 10
+    TOO_LARGE = 11
+    NOT_LOCAL = 12
 
 
 NO_LINGER = 0xFFFFFFFF
+SUM_GIVEN = 0x10000
 IPV6 = 6
 """`region` of CONNECT, CONNECTED and ACCEPTED where the address is of IPv6. Its four words, the
 last one first, are `address`, `offset` (in CONNECT: `connection`), `length` and `spare`."""
@@ -97,6 +132,14 @@ class CloseFlag(IntFlag):
 
     UNREAD = 1
     """It leaves data unread: the peer is told by RST (RFC 9293 section 3.6.1)."""
+
+
+class Family(IntEnum):
+    """Addresses that a UDP socket takes."""
+
+    IPV4 = 0
+    BOTH = 1
+    IPV6 = 6
 
 
 class OpenFlag(IntFlag):

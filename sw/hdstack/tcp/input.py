@@ -23,7 +23,7 @@ from .rows import (
     count,
     event_room,
     has_room,
-    return_buffer,
+    return_payload,
     set_pending,
 )
 from .sequence import later, time_stamp, unwrap
@@ -45,13 +45,6 @@ RESET = int(CloseReason.RESET)
 
 TS_RECENT_VALID = 24 * 86400 * SECOND
 """A connection idle for longer cannot compare the peer's time stamps (RFC 7323 section 5.5)."""
-
-
-@part
-def return_payload(s):
-    """The parsed segment's buffer, if it has one, carries nothing."""
-    p = s["parsed"]
-    return_buffer(s, p["region"], p["offset"])
 
 
 @part
@@ -209,15 +202,24 @@ def on_new_ack(s, index, ack, now):
 
 
 @part
+def is_plausible(c, ack):
+    """Whether the peer can acknowledge that (RFC 5961 section 5.2)."""
+    return ack <= c["snd_max"] and ack >= c["snd_una"] - c["max_wnd"]
+
+
+@part
 def on_ack(s, index, seq, ack, now):
     """The ACK field of an acceptable segment; False if the segment is to be dropped."""
     c = s["connections"][index]
     p = s["parsed"]
-    if ack > c["snd_max"] or ack < c["snd_una"] - c["max_wnd"]:
+    if not is_plausible(c, ack):
         count(s, counters.BAD_ACK)
         challenge(s, index, now)
         return False
     if ack < c["snd_una"]:
+        # it was overtaken; what it reports holds all the same (RFC 6675 section 4)
+        if c["sack_ok"] and p["sacks"] > 0 and c["snd_max"] > c["snd_una"]:
+            recovery.on_reports(s, index, recovery.take_reports(s, c), False, now)
         return True
     changed = set_peer_window(s, c, seq, ack)
     duplicate = ack == c["snd_una"]
@@ -438,13 +440,14 @@ def on_segment(s, now):
     if not acceptable(c, seq, span):
         refuse(s, index, seq, now)
         return
-    if c["ts_ok"] and p["ts"] and seq <= c["last_ack"]:
-        set_recent_stamp(s, c, now)
     if flags & SYN or flags & ACK == 0:
         return_payload(s)
         if flags & SYN:
             challenge(s, index, now)  # RFC 5961 section 4.2
         return
+    # a forged stamp of the future, once taken, would make all that the peer sends old
+    if c["ts_ok"] and p["ts"] and seq <= c["last_ack"] and is_plausible(c, ack):
+        set_recent_stamp(s, c, now)
     c["heard_at"] = now
     if c["persist"]:
         c["retries"] = 0

@@ -38,33 +38,39 @@ def headers(c):
 
 
 @part
-def known_mss(s, c, now):
-    """Largest payload and TCP options that the path to the peer is known to take."""
-    most = own_mss(s, c["remote_high"])
+def known_mtu(s, high, address, now):
+    """Largest IP packet that the path to the address is known to take."""
+    most = s["control"]["mss"] + HEADERS
     if s["control"]["paths"] == 0:
         return most
     for at in range(PATHS):
         row = s["paths"][at]
-        same = row["address"] == c["remote_address"] and row["high"] == c["remote_high"]
-        if same and now < row["until"]:
-            return min(most, row["mtu"] - headers(c))
+        if row["address"] == address and row["high"] == high and now < row["until"]:
+            return min(most, row["mtu"])
     return most
 
 
 @part
-def remember(s, c, mtu, now):
-    """The path to the peer takes `mtu` bytes, for a while; the oldest entry makes room."""
+def known_mss(s, c, now):
+    """Largest payload and TCP options that the path to the peer is known to take."""
+    mtu = known_mtu(s, c["remote_high"], c["remote_address"], now)
+    return min(own_mss(s, c["remote_high"]), mtu - headers(c))
+
+
+@part
+def remember(s, high, address, mtu, now):
+    """The path to the address takes `mtu` bytes, for a while; the oldest entry makes room."""
     best = 0
     for at in range(PATHS):
         row = s["paths"][at]
-        if row["address"] == c["remote_address"] and row["high"] == c["remote_high"]:
+        if row["address"] == address and row["high"] == high:
             best = at
             break
         if row["until"] < s["paths"][best]["until"]:
             best = at
     row = s["paths"][best]
-    row["high"] = c["remote_high"]
-    row["address"] = c["remote_address"]
+    row["high"] = high
+    row["address"] = address
     row["mtu"] = mtu
     row["until"] = now + LIFETIME
     s["control"]["paths"] = 1
@@ -84,6 +90,15 @@ def plateau_below(size):
         if PLATEAUS[at] < size:
             return PLATEAUS[at]
     return MTU_LEAST
+
+
+@part
+def believed_mtu(high, mtu, size):
+    """What to take for the MTU that an error about a packet of `size` bytes names; 0: none."""
+    if mtu == 0:
+        mtu = plateau_below(size)
+    # RFC 8201 section 4: every IPv6 link takes 1280 bytes
+    return max(mtu, MTU_LEAST if high == 0 else MTU_LEAST_IPV6)
 
 
 @part
@@ -128,16 +143,13 @@ def on_unreachable(s, index, hard, refused):
 def on_too_big(s, index, mtu, size, now):
     """A packet of `size` bytes was larger than the `mtu` of a link; 0: it did not tell."""
     c = s["connections"][index]
-    if mtu == 0:
-        mtu = plateau_below(size)
-    # RFC 8201 section 4: every IPv6 link takes 1280 bytes
-    mtu = max(mtu, MTU_LEAST if c["remote_high"] == 0 else MTU_LEAST_IPV6)
+    mtu = believed_mtu(c["remote_high"], mtu, size)
     mss = mtu - headers(c) - c["option_bytes"]
     if size <= mtu or mss >= c["mss"] or now < c["path_at"] + AGAIN:
         count(s, counters.ERRORS_IGNORED)
         return
     count(s, counters.PATH_MTU)
-    remember(s, c, mtu, now)
+    remember(s, c["remote_high"], c["remote_address"], mtu, now)
     c["path_at"] = now
     c["path_until"] = now + LIFETIME
     c["mss"] = mss

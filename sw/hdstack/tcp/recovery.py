@@ -26,12 +26,13 @@ def take_reports(s, c):
     p = s["parsed"]
     fresh = 0
     una = c["snd_una"]
+    ack = min(unwrap(p["ack"], una), una)
     for at in range(p["sacks"]):
         start = unwrap(p["sack"][2 * at], una)
         end = unwrap(p["sack"][2 * at + 1], una)
         if start >= end or end > c["snd_max"]:
             continue
-        if at == 0 and (end <= una or _inside_second(p, start, end, una)):
+        if at == 0 and (end <= ack or _inside_second(p, start, end, una)):
             count(s, counters.DUPLICATES_REPORTED)
             spurious.on_duplicate_report(s, c, start, end)
             continue

@@ -255,9 +255,15 @@ def request_close(s, index, linger, flags, now):
 
 @part
 def request_consumed(s, queue, index, length):
-    """Buffers were posted again: windows that are shut for want of them may open."""
+    """The application read from its connection and posted the buffers again."""
     on_consumed(s, queue, length)
     advertise(s, index)
+    open_windows(s, queue)
+
+
+@part
+def open_windows(s, queue):
+    """Buffers were posted: windows that are shut for want of them may open."""
     q = s["queues"][queue]
     at = q["starved_head"]
     q["starved_head"] = NONE

@@ -91,17 +91,26 @@ def connection_event(s, c, index, kind, region, reason, offset, length):
 
 
 @part
-def announce(s, c, index, kind):
-    """The connection begins for its application: CONNECTED or ACCEPTED, with the peer's address."""
-    queue = c["queue"]
-    if c["remote_high"] == 0 or s["queues"][queue]["live"] == 0:
-        connection_event(s, c, index, kind, 0, 0, 0, 0)
+def address_event(s, queue, kind, socket, connection, high, address, port, reason):
+    """An event with an address of either family."""
+    if high == 0 or s["queues"][queue]["live"] == 0:
+        emit_event(s, queue, kind, socket, connection, low32(address), port, 0, reason, 0, 0)
         return
     at = s["queues"][queue]["events_head"] % EVENTS_PER_QUEUE
-    connection_event(
-        s, c, index, kind, IPV6, 0, low32(c["remote_address"] >> 32), low32(c["remote_high"])
-    )
-    s["events"][queue, at]["row"]["spare"] = low32(c["remote_high"] >> 32)
+    emit_event(
+        s, queue, kind, socket, connection, low32(address), port, IPV6, reason,
+        low32(address >> 32), low32(high),
+    )  # fmt: skip
+    s["events"][queue, at]["row"]["spare"] = low32(high >> 32)
+
+
+@part
+def announce(s, c, index, kind):
+    """The connection begins for its application: CONNECTED or ACCEPTED, with the peer's address."""
+    address_event(
+        s, c["queue"], kind, c["socket"], number(c, index), c["remote_high"], c["remote_address"],
+        c["remote_port"], 0,
+    )  # fmt: skip
 
 
 @part
@@ -118,6 +127,15 @@ def return_buffer(s, region, offset):
         count(s, counters.LOST_BUFFERS)
         return
     emit_event(s, row["queue"], RETURNED, 0, 0, 0, 0, region, 0, offset, 0)
+
+
+@part
+def return_payload(s):
+    """The buffers of the parsed packet, if it has any, carry nothing."""
+    p = s["parsed"]
+    return_buffer(s, p["region"], p["offset"])
+    for step in range(p["chained"]):
+        return_buffer(s, p["chain"][step]["region"], p["chain"][step]["offset"])
 
 
 @part

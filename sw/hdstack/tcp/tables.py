@@ -18,6 +18,7 @@ import ipaddress
 import numpy as np
 
 from .. import errors
+from ..udp import tables as udp
 from . import counters, sizes, states
 from .events import EVENT, REQUEST
 
@@ -28,9 +29,23 @@ __all__ = [
 
 QUEUES = 16
 REGIONS = 16
+DATAGRAMS = 32
+OWN_MOVES = 16
+MOVES = OWN_MOVES * (QUEUES - 1)
+HOLDS = DATAGRAMS + MOVES
+"""What lies in the stack's area of header memory: datagrams that are put together from fragments,
+then whole frames whose payload waits to be moved, so many of each application."""
+DATAGRAM_BYTES = 17 * 4096
+MOVE_BYTES = 9 * 1024
+HEAD_BYTES = 512
+"""Before the data of a datagram: room for the headers of its first fragment."""
+AREA_BYTES = DATAGRAMS * DATAGRAM_BYTES + MOVES * MOVE_BYTES
+UNITS = 1 << 13
+"""Of 8 bytes, the measure of fragments, in the largest datagram."""
 LISTENERS = 64
 NEIGHBOURS = 64
-FRAMES = 16
+FRAMES = 64
+"""Of the stack's own, on their way out; the largest answer to an echo takes 46 of them."""
 LOCALS = 8
 ROUTES = 16
 PATHS = 64
@@ -46,8 +61,11 @@ SACK_BLOCKS = 4
 EVENTS_PER_QUEUE = 1024
 SEGMENTS_PER_QUEUE = 256
 MAX_REFERENCES = 8
+CHAIN_MOST = 16
+"""Buffers of a record after the first; a card has no more (R9)."""
 FRAME_BYTES = 1514
 CONNECTIONS = QUEUES * CONNECTIONS_PER_QUEUE
+ENDPOINTS = QUEUES * udp.ENDPOINTS_PER_QUEUE
 INDEX_BITS = max(16, (CONNECTIONS - 1).bit_length())
 """Of the number by which an application knows a connection; the rest changes with each use."""
 BLOCKS = CONNECTIONS // sizes.BLOCK
@@ -87,7 +105,8 @@ CONTROL = np.dtype(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
         " frame_next neighbour_at locals_at tso_bytes paths locals routes congestion timestamps"
-        " sack"
+        " sack holds_due moving place_bytes identification"
+        " udp_deadline udp_waiting fragments_sent"
     )
     + [("secret", "<i8", (4,))]
 )
@@ -158,6 +177,7 @@ SEGMENT = np.dtype(
         "kind frame connection mac high address remote_high remote_address local_port remote_port"
         " seq ack flags cut hops traffic_class"
         " window mss shift sack_ok ts tsval tsecr sacks payload references"
+        " datagram total fragment more identification checksum"
     )
     + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("ref", REFERENCE, (MAX_REFERENCES,))]
 )
@@ -167,14 +187,36 @@ ARP_PACKET = 1
 """`mac` is the target or 0, `remote_address` the target, `flags` the operation."""
 WHOLE_FRAME = 2
 """The bytes are in row `frame` of `frames`."""
+UDP_DATAGRAM = 3
+"""Row `datagram` of `datagrams`, of `total` bytes of payload, or a part of it: `fragment` is its
+place in the IP payload (-1: whole), `more` is 1 if others follow, `checksum` that of all."""
+CHAINED = np.dtype(_integers("region offset length"))
 PARSED = np.dtype(
     _integers(
         "queue mac remote_high remote_address remote_port local_high local_address local_port seq"
         " ack flags window mss shift length"
-        " region offset sack_ok ts tsval tsecr sacks"
+        " region offset chained sack_ok ts tsval tsecr sacks"
     )
-    + [("sack", "<i8", (2 * SACK_BLOCKS,))]
+    + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("chain", CHAINED, (CHAIN_MOST,))]
 )
+"""`chained`: further buffers of the payload, in `chain`."""
+WHOLE = np.dtype(
+    _integers("queue protocol ip transport header start length identification offset more")
+)
+"""What `net.input` found in a frame that is not done with, offsets from its first byte: a fragment
+(its data begins at `start`), or payload to be moved to `queue` (behind `header` bytes, its
+transport's header at `transport`)."""
+HOLD = np.dtype(
+    _integers(
+        "state use queue since due protocol remote_high remote_address local_high local_address"
+        # of a datagram: what it has
+        " identification ip transport header first end top got"
+        # of what is moved: its frame in the area, payload in pieces, a PLACE each
+        " start length seq flags pieces piece_bytes sent answered arrived"
+    )
+)
+PLACE = np.dtype(_integers("cookie queue offset length"))
+"""A PLACE for the driver to send; `offset` in the area."""
 FRAME = np.dtype([("length", "<i8"), ("bytes", "u1", (FRAME_BYTES,))], align=True)
 PENDING_EVENT = np.dtype([("queue", "<i8"), ("row", EVENT)])
 
@@ -200,7 +242,14 @@ STATE = np.dtype(
         ("segments", SEGMENT, (QUEUES, SEGMENTS_PER_QUEUE)),
         ("frames", FRAME, (FRAMES,)),
         ("parsed", PARSED),
+        ("whole", WHOLE),
+        ("holds", HOLD, (HOLDS,)),
+        ("units", "<i8", (DATAGRAMS, UNITS // 64)),
+        ("place", PLACE),
         ("request", REQUEST),
+        ("endpoints", udp.ENDPOINT, (ENDPOINTS,)),
+        ("datagrams", udp.DATAGRAM, (QUEUES * udp.DATAGRAMS_PER_QUEUE,)),
+        ("udp", udp.UDP_QUEUE, (QUEUES,)),
     ],
     align=True,
 )
@@ -221,7 +270,8 @@ def allocate(buffer=None):
 
 
 def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: bytes, mss=1460,
-               *, congestion=CUBIC, timestamps=True, sack=True, tso_bytes=0):  # fmt: skip
+               *, congestion=CUBIC, timestamps=True, sack=True, tso_bytes=0,
+               place_bytes=0):  # fmt: skip
     """Empty every table and set who we are.
 
     Parameters
@@ -233,6 +283,7 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     mss: largest payload of a segment, in bytes: the link's MTU less 40.
     congestion: NEWRENO or CUBIC, for connections that begin from now on.
     tso_bytes: most payload that the card cuts into segments by itself; 0: it does not.
+    place_bytes: most bytes that the card moves by one PLACE; 0: it knows no such command.
     timestamps, sack: whether these options are offered and taken (RFC 7323, RFC 2018).
     """
     if len(mac) != 6 or len(secret) != 16:
@@ -258,9 +309,11 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     control["address"], control["prefix"], control["gateway"] = address, prefix, gateway
     control["mac"], control["mss"] = int.from_bytes(mac, "big"), mss
     control["secret"][:] = np.frombuffer(secret, "<u4")
-    control["next_deadline"] = control["neighbour_at"] = control["locals_at"] = NEVER
+    control["next_deadline"] = control["holds_due"] = NEVER
+    control["neighbour_at"] = control["locals_at"] = NEVER
     control["congestion"], control["timestamps"] = congestion, int(timestamps)
     control["sack"], control["tso_bytes"] = int(sack), min(tso_bytes, TSO_MOST)
+    control["place_bytes"] = place_bytes
     add_address(s, 0, address, prefix)
     if gateway:
         add_route(s, 0, 0, 0, 0, gateway)
@@ -282,6 +335,15 @@ def initialise(s, mac: bytes, address: int, prefix: int, gateway: int, secret: b
     for name in ("pending_head", "pending_tail", "waiting_head", "starved_head", "old_head",
                  "old_tail"):  # fmt: skip
         s["queues"][name] = NONE
+    control["udp_deadline"] = NEVER
+    each = udp.DATAGRAMS_PER_QUEUE
+    following = np.arange(1, QUEUES * each + 1)
+    following[each - 1 :: each] = NONE
+    s["datagrams"]["next"] = following
+    s["udp"]["free_datagram"] = np.arange(QUEUES) * each
+    for name in ("waiting", "pending", "flight"):
+        s["udp"][f"{name}_head"] = NONE
+        s["udp"][f"{name}_tail"] = NONE
     s["connections"]["listener"] = NONE
     s["connections"]["pending_next"] = NONE
     s["regions"]["queue"] = NONE

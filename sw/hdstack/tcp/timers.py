@@ -113,7 +113,12 @@ def timeout(c):
 def arm_retransmit(s, index, now):
     """Start the timer anew."""
     c = s["connections"][index]
-    c["retransmit_at"] = now + timeout(c)
+    at = now + timeout(c)
+    if c["user_timeout"] > 0:
+        # RFC 5482: the connection ends when that is over, not at the time-out after it
+        since = c["heard_at"] if c["persist"] else c["progress_at"]
+        at = min(at, max(since + c["user_timeout"], now))
+    c["retransmit_at"] = at
     update_deadline(s, index)
 
 

@@ -3,10 +3,12 @@
 The card tells with each record how many buffers the queue has left; times the bytes that a buffer
 has lately held (one-byte segments take a whole buffer each) this is the budget of the
 application. A connection is offered up to half of what is not yet promised, so the busy ones grow
-and an idle one keeps its small first promise. What was promised is never taken back.
+and an idle one keeps its small first promise. What was promised is never taken back. Buffers that
+UDP sockets may still take are left out.
 """
 
 from ..compile import part
+from ..udp.tables import HELD_PER_ENDPOINT, HELD_PER_QUEUE
 from .rows import set_starved
 from .tables import QUEUES, REGIONS
 
@@ -20,23 +22,47 @@ POSTED_MAX = 255
 
 
 @part
-def on_record(s, queue, posted_left, payload):
-    """A record of `queue` told how many buffers are left, and used one for `payload` bytes."""
+def on_record(s, queue, posted_left):
+    """A record of `queue` told how many buffers are left."""
     q = s["queues"][queue]
     q["posted"] = min(max(posted_left, 0), POSTED_MAX)
     q["saturated"] = 1 if posted_left >= POSTED_MAX else 0
-    if payload > 0:
-        q["average"] += (payload - q["average"]) // 16
-        q["average"] = max(q["average"], 1)
+
+
+@part
+def on_payload(s, queue, payload):
+    """A buffer holds `payload` bytes of TCP."""
+    q = s["queues"][queue]
+    q["average"] += (payload - q["average"]) // 16
+    q["average"] = max(q["average"], 1)
+
+
+@part
+def on_posted(s, queue, buffers):
+    """The application says that it posted so many buffers again (not trusted)."""
+    q = s["queues"][queue]
+    q["posted"] = min(q["posted"] + buffers, min(POSTED_MAX, q["postable"]))
 
 
 @part
 def on_consumed(s, queue, length):
     """The application says that it posted the buffers of `length` bytes again (not trusted)."""
-    q = s["queues"][queue]
-    average = max(q["average"], 1)
-    more = (min(max(length, 1), WINDOW_MAX) + average - 1) // average
-    q["posted"] = min(q["posted"] + more, min(POSTED_MAX, q["postable"]))
+    average = max(s["queues"][queue]["average"], 1)
+    on_posted(s, queue, (min(max(length, 1), WINDOW_MAX) + average - 1) // average)
+
+
+@part
+def udp_allowance(s, queue):
+    """Buffers that the UDP sockets of an application may hold."""
+    most = min(s["udp"][queue]["endpoints"] * HELD_PER_ENDPOINT, HELD_PER_QUEUE)
+    return min(most, s["queues"][queue]["postable"] // 2)
+
+
+@part
+def promisable(s, queue):
+    """Posted buffers that UDP sockets of the application cannot take from under a promise."""
+    reserved = max(udp_allowance(s, queue) - s["udp"][queue]["held"], 0)
+    return max(s["queues"][queue]["posted"] - reserved, 0)
 
 
 @part
@@ -66,7 +92,8 @@ def offered_edge(s, c):
     mss = s["control"]["mss"]
     promise = max(c["rcv_adv"] - c["rcv_nxt"], 0)
     promised = q["promised"] - c["promised"] + promise
-    spare = q["posted"] * q["average"] - promised
+    buffers = promisable(s, c["queue"])
+    spare = buffers * q["average"] - promised
     want = promise + max(spare, 0) // 2
     if spare < 8 * mss:
         want = promise + max(spare, 0)  # the last of it whole, or nobody gets a full segment
@@ -74,11 +101,11 @@ def offered_edge(s, c):
         want = min(want, FIRST_SEGMENTS * mss)
     # one segment where there is a buffer for it, or tiny segments (and the probes of a closed
     # window are such) would keep it closed for ever; a saturated count means more than we know of
-    if q["posted"] * mss - promised >= mss or q["saturated"]:
+    if buffers * mss - promised >= mss or q["saturated"]:
         want = max(want, mss)
     want = min(want, WINDOW_MAX)
-    # silly window (RFC 9293 section 3.8.6.2.2): by a segment or not at all
-    if want - promise < mss:
+    # silly window (RFC 9293 section 3.8.6.2.2): by a segment, or by half of what there is, or not
+    if want - promise < min(mss, want // 2):
         return c["rcv_nxt"] + promise
     return c["rcv_nxt"] + want
 
@@ -88,7 +115,7 @@ def may_open(s, queue):
     """Whether a shut window of this application could open now."""
     q = s["queues"][queue]
     mss = s["control"]["mss"]
-    spare = q["posted"] * max(q["average"], mss) - q["promised"]
+    spare = promisable(s, queue) * max(q["average"], mss) - q["promised"]
     return spare >= mss or q["saturated"] == 1
 
 

@@ -62,9 +62,10 @@ class Host:
     """Models on every port, and the card reset. Make it by `await Host.start(dut)`."""
 
     @classmethod
-    async def start(cls, dut, *, pressure=False):
+    async def start(cls, dut, *, pressure=False, baseline=True):
         self = cls.current = cls()
         self.dut = dut
+        self.ring_bytes = dict.fromkeys(QUEUES, RING_BYTES)  # of receive and transmit ring each
         self.random = random.Random(cocotb.RANDOM_SEED)
         cocotb.start_soon(Clock(dut.clk, 4, unit="ns").start())
         lite = AxiLiteBus.from_prefix(dut, "s_axil")
@@ -86,7 +87,8 @@ class Host:
         self.command_producer = self.cookie = self.placed = 0
         self.taken = dict.fromkeys(QUEUES, 0)  # records that were taken
         self.regions = {}
-        await self._take_baseline()
+        if baseline:
+            await self._take_baseline()
         return self
 
     def press(self):
@@ -200,7 +202,7 @@ class Host:
         return COMMAND_RING + (1 + queue) * SMALL_RING_BYTES
 
     async def enable_queue(self, queue):
-        log2 = RING_BYTES.bit_length() - 1
+        log2 = self.ring_bytes[queue].bit_length() - 1
         for register, base in (
             (abi.CONTROL.RX_RING, self.rx_ring(queue)),
             (abi.CONTROL.TX_RING, self.tx_ring(queue)),
@@ -322,24 +324,26 @@ class Host:
         at = queue * abi.INDEX_SLOT_BYTES
         return abi.INDEX_SLOT.unpack(self.header.read(at, abi.INDEX_SLOT.bytes))
 
-    def _ring_bytes(self, ring, cell, count):
-        data = self.header.read(ring, RING_BYTES)
-        at = cell * _CELL % RING_BYTES
+    def _in_ring(self, queue, cell, count):
+        size = self.ring_bytes[queue]
+        data = self.header.read(self.rx_ring(queue), size)
+        at = cell * _CELL % size
         return (data + data)[at : at + count]
 
-    async def records(self, queue):
-        """Take all complete records: a list of (fields, header bytes, payload bytes).
+    def take_records(self, queue):
+        """Take all complete records: a list of (fields, header bytes, payload bytes). Their cells
+        are not handed back.
 
         `fields` has the chained buffers and the time stamp too: `chain`, `cycles`.
         """
         out = []
-        producer, ring = self.index_slot(queue)["rx_producer"], self.rx_ring(queue)
+        producer = self.index_slot(queue)["rx_producer"]
         while self.rx_consumer[queue] != producer:
             at = self.rx_consumer[queue]
-            fields = abi.RECORD.unpack(self._ring_bytes(ring, at, abi.RECORD.bytes))
+            fields = abi.RECORD.unpack(self._in_ring(queue, at, abi.RECORD.bytes))
             skip = abi.RECORD.bytes + 8 * fields["extensions"]
-            header = self._ring_bytes(ring, at, skip + fields["header_length"])[skip:]
-            extensions = self._ring_bytes(ring, at, skip)[abi.RECORD.bytes :]
+            header = self._in_ring(queue, at, skip + fields["header_length"])[skip:]
+            extensions = self._in_ring(queue, at, skip)[abi.RECORD.bytes :]
             if fields["time_stamp"]:
                 fields["cycles"] = abi.TIME_STAMP.unpack(extensions)["cycles"]
                 extensions = extensions[8:]
@@ -358,6 +362,11 @@ class Host:
             self.rx_consumer[queue] += abi.record_cells(
                 fields["header_length"], fields["extensions"]
             )
+        return out
+
+    async def records(self, queue):
+        """Take all complete records, and hand their cells back; see `take_records`."""
+        out = self.take_records(queue)
         if out:
             page = abi.stack_doorbell_page(queue)
             await self.doorbell(page, abi.STACK_DOORBELL.RX_CONSUMER, self.rx_consumer[queue])
@@ -394,7 +403,7 @@ class Host:
         data = data.ljust(cells * _CELL, b"\xee")
         ring = self.tx_ring(queue)
         for k in range(cells):
-            at = (self.tx_producer[queue] + k) * _CELL % RING_BYTES
+            at = (self.tx_producer[queue] + k) * _CELL % self.ring_bytes[queue]
             self.header.write(ring + at, data[k * _CELL : (k + 1) * _CELL])
         self.tx_producer[queue] += cells
         page = abi.stack_doorbell_page(queue)
@@ -433,8 +442,9 @@ class Host:
     async def store_rule(self, **rule):
         return await self.submit(CommandKind.RULE, abi.EXACT_RULE.pack(**rule))
 
-    async def completions(self, queue):
-        """Take all completions of a queue's ring; those of commands go to `told` by cookie."""
+    def take_completions(self, queue):
+        """Take all completions of a queue's ring; those of commands go to `told` by cookie. Their
+        cells are not handed back."""
         out = []
         producer = self.index_slot(queue)["completion_producer"]
         while self.completion_consumer[queue] != producer:
@@ -446,6 +456,11 @@ class Host:
                 self.told[fields["cookie"]] = fields["status"]
             out.append(fields)
             self.completion_consumer[queue] += 1
+        return out
+
+    async def completions(self, queue):
+        """Take all completions of a queue's ring, and hand their cells back."""
+        out = self.take_completions(queue)
         if out:
             bell = abi.STACK_DOORBELL.COMPLETION_CONSUMER
             page = abi.stack_doorbell_page(queue)

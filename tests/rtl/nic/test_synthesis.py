@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from rtl.bench import WIDTHS
+from rtl.verilated import WIDTHS
 
 from hdsim.lint import lint
 from hdsnic.parameters import Parameters

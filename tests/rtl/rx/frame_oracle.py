@@ -6,7 +6,6 @@ Dissection and checksums are scapy's; the order of the checks is that of `Verify
 import ipaddress
 import socket
 
-from ingress_bench import OWN_MAC, Setting
 from scapy.layers.inet import IP, TCP, UDP, in4_chksum
 from scapy.layers.inet6 import (
     IPv6,
@@ -16,6 +15,7 @@ from scapy.layers.inet6 import (
     in6_chksum,
 )
 from scapy.utils import checksum
+from setting import OWN_MAC, Setting
 from toeplitz import toeplitz
 
 from hdsnic.abi import EXACT_TAG, RSS_ENTRIES, RxOutcome
@@ -69,6 +69,8 @@ def _dropped_or_found(raw, error, setting, parameters):
         return rx.OVERSIZE, fields
     if len(raw) < 14:
         return rx.RUNT, fields
+    if not setting.receive:
+        return rx.DISABLED, fields
     if raw[:6] != OWN_MAC and not raw[0] & 1:
         return rx.MAC_FILTER, fields
     at, tags = 12, 0

@@ -1,6 +1,5 @@
 """Frames for the receive benches, made with scapy."""
 
-from ingress_bench import OWN_IPV4, OWN_IPV6, OWN_MAC, PORT
 from scapy.layers.inet import (
     ICMP,
     IP,
@@ -21,6 +20,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 from scapy.utils import checksum
+from setting import OWN_IPV4, OWN_IPV6, OWN_MAC, PORT
 
 PEER_MAC = "02:68:64:73:00:01"
 MAC_TEXT = OWN_MAC.hex(":")

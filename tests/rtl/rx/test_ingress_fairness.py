@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 from amaranth.sim import Simulator
 from frames import pad, tcp, udp
-from ingress_bench import Listener, Sent, Setting, beats_of, set_up, small
+from ingress_bench import Sent, beats_of, set_up, small
+from setting import Listener, Setting
 
 from hdsnic.abi import RxOutcome
 from hdsnic.rx.ingress import Ingress

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from frame_oracle import packed
 from frames import tcp
-from ingress_bench import QUEUE, Exact, Sent, run, small, store_address, store_exact
+from ingress_bench import Sent, run, small, store_address, store_exact
+from setting import QUEUE, Exact
 
 from hdsnic.abi import EXACT_TAG, RxOutcome
 from hdsnic.rx.ingress import LOOKUP_CYCLES

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 from frames import ethernet, network, options_of, pad, payload_of, routing, transport
-from ingress_bench import PORT, QUEUE, Listener, Setting, run, small
+from ingress_bench import run, small
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop
 from scapy.packet import Raw
+from setting import PORT, QUEUE, Listener, Setting
 
 from hdsnic.abi import RxOutcome
 

@@ -17,11 +17,12 @@ from frames import (
     transport,
     udp,
 )
-from ingress_bench import QUEUE, Listener, Sent, Setting, run, small
+from ingress_bench import Sent, run, small
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
+from setting import QUEUE, Listener, Setting
 
 from hdsnic.abi import RxOutcome
 

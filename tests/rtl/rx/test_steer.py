@@ -6,15 +6,8 @@ import random
 import pytest
 from amaranth.sim import Simulator
 from frame_oracle import packed
-from ingress_bench import (
-    Exact,
-    Listener,
-    small,
-    store_address,
-    store_exact,
-    store_listener,
-    store_rss,
-)
+from ingress_bench import small, store_address, store_exact, store_listener, store_rss
+from setting import Exact, Listener
 from toeplitz import KEY, toeplitz
 
 from hdsnic.abi import EXACT_TAG, RSS_ENTRIES, RxOutcome

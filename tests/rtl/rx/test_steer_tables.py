@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from amaranth.sim import Simulator
-from ingress_bench import Exact, small, store_exact
+from ingress_bench import small, store_exact
+from setting import Exact
 from toeplitz import KEY, VECTORS, toeplitz
 
 from hdsnic.abi import RSS_ENTRIES

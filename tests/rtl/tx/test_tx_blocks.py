@@ -13,7 +13,7 @@ from hdsnic.tx.buffer import FrameBuffer
 from hdsnic.tx.check import ReferenceCheck
 from hdsnic.tx.checksum import Checksum
 from hdsnic.tx.pieces import PieceQueue
-from hdsnic.tx.scheduler import Scheduler
+from hdsnic.tx.scheduler import Scheduler, quota_cells
 from hdsnic.tx.window import Window
 
 every_width = pytest.mark.parametrize("width", [8, 64])
@@ -543,6 +543,40 @@ def test_a_visit_is_read_as_far_as_was_claimed_even_in_the_cycle_in_which_it_wou
         assert ctx.get(dut.close.payload.issued) == 192
         await ctx.tick()
         assert ctx.get(dut.quiet)
+
+    simulate(dut, testbench)
+
+
+def test_a_queue_short_of_credit_is_visited_where_none_with_credit_waits():
+    dut = Scheduler(Parameters())
+
+    async def testbench(ctx):
+        for queue in range(3):
+            ctx.set(dut.store.valid, 1)
+            fields(ctx, dut.store.payload, queue=queue, enable=1, base=queue << 20, log2_bytes=14)
+            await ctx.tick()
+        ctx.set(dut.store.valid, 0)
+        for port in (dut.visit, dut.request, dut.close):
+            ctx.set(port.ready, 1)
+        for queue in range(3):
+            ctx.set(dut.doorbell.valid, 1)
+            fields(ctx, dut.doorbell.payload, queue=queue, index=1000)
+            await ctx.tick()
+        ctx.set(dut.doorbell.valid, 0)
+        await ctx.tick().repeat(2)
+        # Queue 2 has credit, 1 is short of it, 0 is beyond the slack.
+        ctx.set(dut.ready, 0b100)
+        ctx.set(dut.nearly, 0b110)
+        visits, closes = [], []
+        for _ in range(200):
+            if ctx.get(dut.visit.valid):
+                visits.append(ctx.get(dut.visit.payload.queue))
+            if ctx.get(dut.close.valid):
+                closes.append(ctx.get(dut.close.payload.issued))
+            await ctx.tick()
+        # Queue 1 ends the visit of 2 after its quota, what is left of 2 that of 1.
+        assert visits == [2, 1]
+        assert closes == 2 * [quota_cells(dut.parameters)]
 
     simulate(dut, testbench)
 

@@ -221,6 +221,7 @@ def test_a_queue_alone_is_never_held_back_and_one_without_work_saves_up_nothing(
         assert ctx.get(dut.ready) & 0b10
         await begin(1, 1)
         assert not ctx.get(dut.ready) & 0b10
+        assert ctx.get(dut.nearly) & 0b10
 
     account(script=script)
 
@@ -232,6 +233,7 @@ def test_overdrawn_credit_is_paid_back_before_the_queue_is_ready_again():
         await begin(0, 3 * 4096)  # two quanta are owed: 2,048 is the slack at 8 bytes
         assert ctx.get(dut.spent)
         assert ctx.get(dut.ready) & 0b11 == 0b10
+        assert ctx.get(dut.nearly) & 0b11 == 0b10
         for _ in range(2):  # each time queue 1 spends its quantum, both get one
             await begin(1, 4096)
             assert ctx.get(dut.ready) & 0b11 == 0

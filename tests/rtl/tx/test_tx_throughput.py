@@ -72,10 +72,15 @@ def test_a_gap_of_a_cycle_would_be_seen():
     assert bench.ends[-1] - bench.starts[0] + 1 > 47
 
 
-@pytest.mark.parametrize("payload", [6, 1460])
-def test_two_queues_hide_the_latency_of_changing_between_them(payload):
-    cycles = cycles_per_frame(64, payload, 600 if payload == 6 else 120, queues=2)
-    assert cycles <= {6: 2.6, 1460: 24.5}[payload]
+@pytest.mark.parametrize("queues", [2, 4])
+@pytest.mark.parametrize(("payload", "frames", "most"), [(6, 1024, 2.1), (1460, 120, 24.2)])
+def test_queues_hide_the_latency_of_changing_between_them(payload, frames, most, queues):
+    assert cycles_per_frame(64, payload, frames, queues=queues) <= most
+
+
+@pytest.mark.parametrize(("width", "frames", "most"), [(16, 408, 5.5), (32, 816, 3.2)])
+def test_two_queues_hide_it_on_buses_between(width, frames, most):
+    assert cycles_per_frame(width, 6, frames, queues=2) <= most
 
 
 def test_a_ring_that_is_filled_as_it_is_emptied_is_served_without_gaps():

@@ -15,6 +15,12 @@ class View:
         self.released += 1
         self.data.release()  # fails where a piece of it is still held
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+
 
 class Reader:
     def __init__(self, *parts: bytes):

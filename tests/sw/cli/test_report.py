@@ -86,6 +86,10 @@ def test_sound_counters_have_no_finding():
     assert judge_card("card", {"header_errors": 0}, counters()) == []
 
 
+def test_what_place_moved_is_not_a_second_frame():
+    assert judge_card("card", {}, counters(rx__1__placed=5)) == []
+
+
 def test_a_frame_that_is_not_accounted_for_is_found():
     found = judge_card("card", {}, counters(rx__1__split=89))
     assert found == ["card: 103 frames came, 102 were accounted for"]

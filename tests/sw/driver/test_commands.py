@@ -88,6 +88,35 @@ def test_many_commands_wait_for_room_in_the_ring(card, driver):
     assert len(card.commands.exact) == 200
 
 
+def test_cells_of_the_ring_are_free_when_their_commands_are_done_or_read(card, driver):
+    commands = driver.commands
+    cells = commands.free_cells
+    assert cells == driver.device.header.layout.small_ring_bytes // abi.CELL_BYTES
+    commands.wait(commands.fence())
+    assert commands.free_cells == cells
+    step, card.commands.step = card.commands.step, lambda: False
+    cookies = [commands.store_rule(slot=n, valid=1) for n in range(3)]
+    assert commands.free_cells == cells - 12 and commands.status(cookies[0]) is None
+    with pytest.raises(DeviceError, match="took more than"):
+        commands.wait(cookies[0], 0.05)
+    commands.look()
+    assert commands.free_cells == cells - 12
+    card.commands.step = step
+    commands.wait(cookies[1])
+    assert commands.free_cells >= cells - 4 and commands.status(cookies[0]) == 0
+    commands.wait(cookies[2])
+    assert commands.free_cells == cells
+
+
+def test_a_place_has_the_cookie_that_it_is_given_and_others_never_get_one_like_it(card, driver):
+    given = 1 << 31 | 7
+    driver.commands._cookie = 0x7FFFFFFF
+    assert driver.commands.fence() == 0
+    area = driver.device.header.layout.area
+    assert driver.commands.place(0, [(area, 8)], given) == given
+    driver.commands.wait(given)
+
+
 def test_a_refused_command_is_told_in_one_sentence(driver):
     cookie = driver.commands.place(0, [(1 << 31, 8)])
     with pytest.raises(DeviceError, match="a command was refused"):

@@ -114,7 +114,7 @@ def test_an_observer_sees_the_device_without_being_its_stack(card, driver, tmp_p
 
 @entry
 def _put(words, at, length, references):
-    rings.put_descriptor(words, at, length, references, 14, 34, True, True, 0)
+    rings.put_descriptor(words, at, length, references, 14, 34, True, rings.TCP_CHECKSUM, 0)
     for k in range(references):
         rings.put_reference(words, at, k, 200 + k, 250 + k, 0xFFFFFFF0 + k, 65000 + k)
 

@@ -102,6 +102,21 @@ def test_a_slot_reads_as_zero_once_its_memory_is_taken_out():
     slots.close()
 
 
+def test_slots_for_reading_take_sealed_memories_shorter_than_a_slot(pool):
+    os.pwrite(pool, b"payload", 4096)
+    memory.add_seals(pool, memory.PAYLOAD_SEALS)
+    slots = memory.SlotMapping(2, 1 << 32, writable=False)  # address space alone
+    slots.attach(1, pool, 8192)
+    at = (1 << 32) + 4096
+    assert bytes(slots.bytes[at : at + 7]) == b"payload"
+    assert ("pool", "r") in {(e.name, e.permissions) for e in memory.own_maps()}
+    with pytest.raises(ValueError, match="into a slot"):
+        slots.attach(1, pool, (1 << 32) + 4096)
+    slots.detach(1)
+    assert not slots.bytes[at : at + 7].any()
+    slots.close()
+
+
 def test_own_maps_name_each_memory_with_its_permissions(pool):
     writer, reader = memory.Mapping(pool, 8192), memory.Mapping(pool, 8192, writable=False)
     mine = [entry for entry in memory.own_maps() if entry.inode == os.fstat(pool).st_ino]

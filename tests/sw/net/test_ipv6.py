@@ -360,7 +360,7 @@ def test_hop_by_hop_options_stand_first_or_are_not_taken(host):
     "packet, counter",
     [
         (IPv6(src=PEER, dst="fd00:77::9") / TCP(), "not_ours"),
-        (IPv6(src=PEER, dst=US) / IPv6ExtHdrFragment() / TCP(), "fragments"),
+        (IPv6(src=PEER, dst=US) / IPv6ExtHdrFragment(m=1) / TCP(), "fragments"),
         (IPv6(src="ff02::1", dst=US) / TCP(), "bad_ip"),
         (IPv6(src="::1", dst=US) / TCP(), "bad_ip"),
         (IPv6(src="::", dst=US) / TCP(), "bad_ip"),

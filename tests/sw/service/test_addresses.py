@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-from conftest import STACK
 
 
 @pytest.mark.parametrize(
@@ -18,7 +17,7 @@ def test_a_stack_whose_address_is_taken_says_so_and_ends(scene, address, further
     a, b = scene.cards("a", "b")
     scene.stack(a, 1)
     process = subprocess.run(
-        [sys.executable, "-c", STACK, b, address, "02:00:00:00:00:02", further],
+        [sys.executable, "-c", scene.stack_code, b, address, "02:00:00:00:00:02", further],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert process.returncode != 0 and "ready" not in process.stdout

@@ -452,6 +452,23 @@ def test_observers_are_told_counters_and_connections(pair):
         service.observe(pair[0], "secrets")
 
 
+def test_an_observer_is_not_sent_away_while_the_card_is_slow_with_its_counters(scene):
+    """The stack sends silent observers away after 2 s; the card here is silent for longer."""
+    a, _ = scene.pair()
+    with messages.connect(a / "stack.sock", "stack") as control:
+        messages.request(control, {"role": "observer"}, what="stack")
+        os.kill(scene.card_process.pid, signal.SIGSTOP)
+        try:
+            control.send(b'{"op": "stats"}')
+            time.sleep(2.5)
+        finally:
+            os.kill(scene.card_process.pid, signal.SIGCONT)
+        control.settimeout(10)
+        assert json.loads(control.recv(messages.ANSWER_BYTES))["ok"]
+        told = messages.request(control, {"op": "connections"}, what="stack")[0]
+        assert told["connections"] == []
+
+
 @pytest.mark.parametrize(
     ("address", "mac", "reason"),
     [

@@ -3,13 +3,16 @@
 Run by `hdstack.cli.demo.peer` as `python -m hdstack.cli.demo.namespace`. It makes a network
 namespace (without root: inside a user namespace of its own), in it an interface with the peer's
 address whose other end is a file descriptor (a TAP, or a packet socket on a veth), sends that
-descriptor to its parent and gives up every capability. Nothing has a name in the file system, so
-when this process ends, whatever ends it, namespace, interface and clients are gone.
+descriptor to its parent and gives up every capability (with `tools`: all but those over networks,
+which packet filters and scanners need; they hold in this namespace alone). Nothing has a name in
+the file system, so when this process ends, whatever ends it, namespace, interface and clients are
+gone.
 
 Messages are JSON on a SOCK_SEQPACKET pair, descriptors beside them (SCM_RIGHTS):
 `{"op": "run", "argv": [...]}` + [stdin, stdout, stderr, status pipe] -> `{"ok": true, "pid": n}`,
-and when it ends its exit status is written to the pipe; `{"op": "socket"}` -> a TCP socket of this
-namespace. The socket's end is the process's end.
+and when it ends its exit status is written to the pipe; `{"op": "socket", "family": 2, "kind": 1}`
+-> a socket of this namespace, TCP over IPv4 where nothing else is said. The socket's end is the
+process's end.
 
 Imports the standard library alone: a user namespace is refused to a process with threads, and
 numpy starts some.
@@ -31,11 +34,13 @@ import time
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24
+_CAP_NET_ADMIN, _CAP_NET_RAW = 12, 13
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 _SIOCETHTOOL = 0x8946
 _OFFLOADS = {"rx": 0x15, "tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24, "gro": 0x2C}
 _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
 _ETH_P_ALL = 3
+_QUEUE_FRAMES = "10000"
 INTERFACE, FAR_END = "hdsnic0", "hdsnic1"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -140,34 +145,43 @@ def _no_ipv6(interface: str) -> None:
         file.write("1")
 
 
-def _drop_capabilities() -> None:
-    """For good: the bounding set is empty too, so no program started from here gets one back."""
+def _drop_capabilities(kept: int) -> None:
+    """For good: the bounding set is `kept` too, so no program started from here gets one back."""
     header = struct.pack("Ii", 0x20080522, 0)
-    _call(_libc.capset(header, bytes(24)), "dropping the capabilities")
+    sets = struct.pack("3I3I", kept, kept, 0, 0, 0, 0)  # effective, permitted, inheritable
+    _call(_libc.capset(header, sets), "dropping the capabilities")
     with open("/proc/self/status", encoding="ascii") as status:
         for line in status:
-            if line.startswith(("CapEff:", "CapPrm:", "CapBnd:")) and int(line.split()[1], 16):
+            name, _, value = line.partition(":")
+            if name in ("CapEff", "CapPrm", "CapBnd") and int(value, 16) & ~kept:
                 raise _Refused(f"dropping the capabilities: still {line.strip()}")
 
 
-def set_up(link: str, address: str, user: bool, uid: int | None) -> int:
+def set_up(link: str, address: str, user: bool, uid: int | None, address6: str | None,
+           tools: bool) -> int:  # fmt: skip
     """Make the namespace and the interface; returns the descriptor of its far end."""
+    kept = 1 << _CAP_NET_ADMIN | 1 << _CAP_NET_RAW if tools else 0
     _unshare(user)
     far_end = _tap() if link == "tap" else _veth()
-    _no_ipv6(INTERFACE)
+    if address6 is None:
+        _no_ipv6(INTERFACE)
+    else:  # "nodad": it is to be there at once, and nobody else has it
+        _ip("address", "add", address6, "dev", INTERFACE, "nodad")
     _ip("address", "add", address, "dev", INTERFACE)
     _ip("link", "set", "lo", "up")
-    _ip("link", "set", INTERFACE, "mtu", "1500", "up")
+    # The card is slower than the kernel: this wire keeps what a window holds, and loses nothing.
+    _ip("link", "set", INTERFACE, "mtu", "1500", "txqueuelen", _QUEUE_FRAMES, "up")
     if link == "veth":
         _await_carrier(INTERFACE)
         _await_carrier(FAR_END)
     for capability in range(64):  # while there is still the one that allows it
-        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    if uid is not None:
+        if not kept >> capability & 1:
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    if uid is not None and not tools:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    _drop_capabilities()
+    _drop_capabilities(kept)
     return far_end
 
 
@@ -215,7 +229,8 @@ def serve(parent: socket.socket) -> None:
             started.wait(30)
             parent.send(json.dumps({"ok": "pid" in result, **result}).encode())
         elif request["op"] == "socket":
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+            family = request.get("family", socket.AF_INET)
+            with socket.socket(family, request.get("kind", socket.SOCK_STREAM)) as made:
                 socket.send_fds(parent, [b'{"ok": true}'], [made.fileno()])
         else:
             parent.send(json.dumps({"ok": False, "error": f"no such op: {request['op']}"}).encode())
@@ -227,8 +242,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         far_end = set_up(
-            settings["link"], settings["address"], settings["user"], settings.get("uid")
-        )
+            settings["link"], settings["address"], settings["user"], settings.get("uid"),
+            settings.get("address6"), settings.get("tools", False),
+        )  # fmt: skip
         _die_with(settings["parent"])
     except Exception as error:
         text = str(error) or type(error).__name__

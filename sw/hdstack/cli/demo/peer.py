@@ -68,14 +68,16 @@ class KernelPeer:
     Ends with `close`, at the latest with this process; may be used from several threads.
     """
 
-    def __init__(self, way: Way, address: str, uid: int | None = None):
+    def __init__(self, way: Way, address: str, uid: int | None = None,
+                 address6: str | None = None, tools: bool = False):  # fmt: skip
         self.way = way
         self.address = address.split("/")[0]
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = {
             "fd": theirs.fileno(), "link": way.link, "address": address, "user": way.user,
-            "uid": None if way.user else uid, "parent": os.getpid(),
+            "uid": None if way.user else uid, "parent": os.getpid(), "address6": address6,
+            "tools": tools,
         }  # fmt: skip
         with theirs:
             self._process = subprocess.Popen(
@@ -119,10 +121,11 @@ class KernelPeer:
             os.close(nothing)
         return PeerProcess(answer["pid"], reader)
 
-    def socket(self) -> socket.socket:
-        """A TCP socket of the peer's kernel."""
+    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        """A socket of the peer's kernel."""
+        request = {"op": "socket", "family": int(family), "kind": int(kind)}
         with self._lock:
-            self._socket.send(json.dumps({"op": "socket"}).encode())
+            self._socket.send(json.dumps(request).encode())
             _, fds = self._answer()
         return socket.socket(fileno=fds[0])
 
@@ -145,15 +148,18 @@ class KernelPeer:
         self.close()
 
 
-def open_peer(address: str, link: str = "auto", uid: int | None = None) -> KernelPeer:
+def open_peer(address: str, link: str = "auto", uid: int | None = None,
+              address6: str | None = None, tools: bool = False) -> KernelPeer:  # fmt: skip
     """The first way that works, with the peer's interface at `address` ("10.77.0.1/24").
 
-    `uid`: whom clients run as when this is root. Raises NoKernelPeer.
+    `uid`: whom clients run as when this is root. `address6`: one of IPv6, with prefix; without it
+    the interface has none. `tools`: clients run as the namespace's root, with the capabilities over
+    its network and no other. Raises NoKernelPeer.
     """
     refused = []
     for way in ways(link):
         try:
-            return KernelPeer(way, address, uid)
+            return KernelPeer(way, address, uid, address6, tools)
         except NoKernelPeer as error:
             refused.append(str(error))
     raise NoKernelPeer("; ".join(refused))

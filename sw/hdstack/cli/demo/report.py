@@ -143,7 +143,9 @@ def drops_by_reason(counters: dict) -> dict[str, int]:
 
 
 def _outcomes(counters: dict) -> int:
-    return sum(sum(row.values()) for row in counters.get("rx", {}).values())
+    """Of frames that came over the wire: what PLACE moved has been counted as that before."""
+    rows = counters.get("rx", {}).values()
+    return sum(sum(row.values()) - row.get("placed", 0) for row in rows)
 
 
 def judge_card(name: str, harness: dict, counters: dict) -> list[str]:

@@ -134,27 +134,39 @@ class Scene:
                 child.process.wait(5)
             raise ChildEnded(f"{child.name} did not start; its last lines:", child.tail())
 
-    def start_device(self, link_fd: int, bus_bytes: int, capture: Path | None) -> Child:
-        """The card, with its wire on `link_fd`."""
+    def start_device(
+        self, link_fd: int, bus_bytes: int, capture: Path | None, impair: str | None = None
+    ) -> Child:
+        """The card, with its wire on `link_fd`; `impair` as `hdsnic device --impair` takes it."""
         arguments = ["device", "--run", self.run, "--link", f"fd:{link_fd}"]
         arguments += ["--bus-bytes", bus_bytes]
         if capture is not None:
             arguments += ["--capture", capture]
+        if impair is not None:
+            arguments += ["--impair", impair]
         if (uid := self.uid("stack")) is not None:
             arguments += ["--stack-uid", uid]
         return self._start("device", arguments, [link_fd])
 
-    def start_stack(self, address: str, mac: str) -> Child:
-        """The stack, at `address` ("10.77.0.2/24")."""
-        return self._start(
-            "stack", ["stack", "--run", self.run, "--address", address, "--mac", mac]
-        )
+    def start_stack(self, address: str, mac: str, *more) -> Child:
+        """The stack, at `address` ("10.77.0.2/24"); `more`: options of the command."""
+        arguments = ["stack", "--run", self.run, "--address", address, "--mac", mac, *more]
+        return self._start("stack", arguments)
 
     def start_server(self, name: str, directory: Path, port: int) -> Child:
         """An application that serves `directory`, with a pool of its own."""
         return self._start(
             name, ["serve", directory, "--run", self.run, "--port", port], control=True
         )
+
+    def start_echo(self, name: str, port: int) -> Child:
+        """An application that sends back what comes to a UDP port."""
+        return self._start(name, ["echo", "--run", self.run, "--port", port], control=True)
+
+    def start_forward(self, name: str, port: int, target: str, *more) -> Child:
+        """An application that relays connections to `target`; `more`: options of the command."""
+        arguments = ["forward", port, target, "--run", self.run, *more]
+        return self._start(name, arguments, control=True)
 
     def start_fetch(self, name: str, url: str, *more) -> Child:
         """A client application; its result is in its log."""

