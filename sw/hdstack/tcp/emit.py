@@ -44,8 +44,6 @@ def take_segment(s, queue):
     row["sack_ok"] = 0
     row["ts"] = 0
     row["sacks"] = 0
-    row["hops"] = HOPS
-    row["traffic_class"] = 0
     row["high"] = 0
     row["address"] = s["control"]["address"]
     row["remote_high"] = 0
@@ -228,6 +226,8 @@ def answer_segment(s, queue):
     p = s["parsed"]
     row = take_segment(s, queue)
     row["connection"] = NONE
+    row["hops"] = HOPS
+    row["traffic_class"] = 0
     row["mac"] = p["mac"]
     row["high"] = p["local_high"]
     row["address"] = p["local_address"]

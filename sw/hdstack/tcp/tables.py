@@ -141,11 +141,6 @@ CONNECTION = np.dtype(
         " timing_seq timing_at retries progress_at heard_at sent_at persist"
         # loss recovery (RFC 6675): what the peer has reported, what was sent again
         " sack_ok ranges_head ranges sacked_bytes high_rxt rescue_rxt"
-        # a reduction that may prove to have been for nothing (RFC 3522, RFC 3708, RFC 4015)
-        " undo undo_cwnd undo_pipe undo_stamp undo_start undo_end undo_bytes undo_w_max"
-        " undo_cwnd_prior undo_epoch undo_k"
-        # slow start (RFC 9406)
-        " round_end round_rtt last_rtt rtt_samples css css_rtt css_rounds"
         # CUBIC (RFC 9438)
         " algorithm epoch cubic_k w_max w_est w_rest cwnd_prior"
         # time stamps (RFC 7323)
@@ -164,6 +159,11 @@ CONNECTION = np.dtype(
         # timers and lists
         " retransmit_at ack_at state_at pending pending_next waiting waiting_listed waiting_next"
         " starved_listed starved_next old_next old_before"
+        # a reduction that may prove to have been for nothing (RFC 3522, RFC 3708, RFC 4015)
+        " undo undo_cwnd undo_pipe undo_stamp undo_start undo_end undo_bytes undo_w_max"
+        " undo_cwnd_prior undo_epoch undo_k"
+        # slow start (RFC 9406)
+        " round_end round_rtt last_rtt rtt_samples css css_rtt css_rounds"
     )
     + [("sack_recent", "<i8", (SACK_BLOCKS,))]
 )
