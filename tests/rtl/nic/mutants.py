@@ -1,6 +1,6 @@
 """Cards with one rule broken, which random traffic must tell from a sound one: `make mutants`.
 
-    python tests/rtl/nic/mutants.py [--seeds 6] [name ...]
+    python tests/rtl/nic/mutants.py [--seeds 12] [name ...]
 
 One card is built in which each mutant is a switch of the simulation: the broken rule is in the
 source with a register beside it that nothing drives, and which a plus-argument sets at the start.
@@ -171,7 +171,7 @@ def mutable_card():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=6, help="cases that a mutant meets at most")
+    parser.add_argument("--seeds", type=int, default=12, help="cases that a mutant meets at most")
     parser.add_argument("names", nargs="*", help="mutants; default: all")
     options = parser.parse_args()
     verilog = mutable_card()

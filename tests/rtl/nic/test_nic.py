@@ -15,8 +15,8 @@ from rtl.verilated import WIDTHS, run
 from hdsnic.parameters import Parameters
 from hdsnic.verilog import generate
 
-FIXED = (1, 2, 3)
-"""Seeds of every run."""
+FIXED = (3, 10, 11)
+"""Seeds of every run: rings that fill; bus errors under back-pressure; chains and many changes."""
 _RTL = Path(__file__).resolve().parents[1]
 
 
