@@ -10,7 +10,6 @@ import time
 
 import pytest
 from captures import faulty_frames
-from conftest import STACK_ADDRESS, STACK_MAC
 from middlebox import Middlebox
 
 from hdstack.cli.demo.namespace import INTERFACE
@@ -20,6 +19,7 @@ from hdstack.errors import ServiceError
 
 pytestmark = pytest.mark.kernel_peer
 
+STACK_ADDRESS, STACK_MAC = "10.77.0.2", "02:68:64:73:00:02"
 PEER6, STACK6 = "fd00:77::1", "fd00:77::2"
 SIZE = 256 << 10
 
