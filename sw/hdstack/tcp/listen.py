@@ -11,11 +11,18 @@ from .sequence import later, unwrap
 
 
 @part
+def listens(s, port):
+    """Whether somebody listens at `port`."""
+    at = find_listener(s, port)
+    return at >= 0 and s["listeners"][at]["state"] == states.LISTENER_LISTENING
+
+
+@part
 def passive_open(s, floor, now):
     """A SYN for no connection: to its listener, or RST."""
     p = s["parsed"]
     at = find_listener(s, p["local_port"])
-    if at < 0 or s["listeners"][at]["state"] != states.LISTENER_LISTENING:
+    if not listens(s, p["local_port"]):
         count(s, counters.NO_LISTENER)
         reset_stranger(s, now)
         return
@@ -83,5 +90,8 @@ def find_or_open(s, now):
         index = cookies.accept(s, now)
         if index >= 0:
             return index
+    if p["flags"] & (SYN | ACK | RST) == 0 and listens(s, p["local_port"]):
+        count(s, counters.BAD_SEGMENT)  # RFC 9293 section 3.10.7.2: LISTEN drops it
+        return -1
     reset_stranger(s, now)
     return -1
