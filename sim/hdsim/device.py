@@ -37,6 +37,8 @@ from .registration import Refused, Registration
 
 __all__ = ["Device", "main"]
 
+_NICENESS = -10
+
 
 class Device:
     """The card, its link, and the parties that are connected.
@@ -214,6 +216,17 @@ class Device:
         }
 
 
+def _run_before_software() -> None:
+    """Hardware does not wait for software: where root may say so, this process runs first.
+
+    Else card, stack and applications share few processors evenly, and the card is the slowest.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+        # of its session, where the scheduler groups processes by it (sched(7), autogroup)
+        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+
+
 def main(
     run_directory: Path | str,
     link: str | int,
@@ -253,6 +266,7 @@ def main(
     run_directory = Path(run_directory)
     opened = open_link(link)  # a wrong name is told before minutes of building
     library = build.native_model(parameters, waves=waves is not None)
+    _run_before_software()
     device = Device(run_directory, library, parameters, opened, stack_uid)
     try:
         if capture is not None:
