@@ -211,8 +211,11 @@ def test_the_example_of_the_guide_runs(kernel, scene):
     text = GUIDE.read_text()
     code = text[text.index("### UDP") :]
     code = code[code.index("```python\n") + 10 :]
-    code = code[: code.index("```")].replace("/tmp/hdsnic-0", str(scene.run))
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    code = code[: code.index("```")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE,
+        env={**os.environ, "HDSNIC_RUN": str(scene.run)},
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
         with udp(kernel) as client:

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from .. import atomic, memory
 from ..errors import ServiceError
+from ..run_directory import default_run_directory
 from ..tcp.events import CloseReason, EventKind, OpenFlag, RequestKind
 from .buffers import SendBuffer
 from .channel import Channel
@@ -502,12 +503,13 @@ def _establish(run_directory, pool_bytes, element_bytes):
     return link, pool, channel
 
 
-async def connect(run_directory, *, pool_bytes: int = POOL_BYTES,
+async def connect(run_directory=None, *, pool_bytes: int = POOL_BYTES,
                   element_bytes: int = ELEMENT_BYTES, harden: bool = True) -> Runtime:  # fmt: skip
     """Reach the device and the stack of `run_directory`; returns a `Runtime`.
 
     Parameters
     ----------
+    run_directory: None: `$HDSNIC_RUN`, else that of this user, as the commands have it.
     pool_bytes: size of the payload pool, a multiple of 4 KiB; half of it receives, half sends.
     element_bytes: size of a receive buffer, a power of two from 256 to 16384.
     harden: make this process not dumpable, so that no other process of the same user can write
@@ -515,6 +517,7 @@ async def connect(run_directory, *, pool_bytes: int = POOL_BYTES,
 
     Raises HdstackError with one sentence where something refuses.
     """
+    run_directory = run_directory or default_run_directory()
     if harden:
         memory.harden()
     return Runtime(*await asyncio.to_thread(_establish, run_directory, pool_bytes, element_bytes))

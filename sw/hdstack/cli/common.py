@@ -1,17 +1,17 @@
 """What commands share: where a run lives, the console, and how figures are written."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from ..run_directory import default_run_directory
 from .errors import CommandError
 
 __all__ = [
-    "RunDirectory", "console", "default_run_directory", "format_bytes", "format_count", "say",
+    "RunDirectory", "console", "format_bytes", "format_count", "say",
 ]  # fmt: skip
 
 console = Console()
@@ -19,15 +19,6 @@ console = Console()
 
 say = Console(stderr=True)
 """Progress, remarks and errors go here."""
-
-
-def default_run_directory() -> Path:
-    """HDSNIC_RUN, else a directory of this user: where device and stack have their sockets."""
-    if given := os.environ.get("HDSNIC_RUN"):
-        return Path(given)
-    if home := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(home) / "hdsnic"
-    return Path(tempfile.gettempdir()) / f"hdsnic-{os.getuid()}"
 
 
 def make_run_directory(path: Path) -> Path:
