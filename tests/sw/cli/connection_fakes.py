@@ -1,4 +1,4 @@
-"""A reader whose views fail when they are given back too soon, and count when."""
+"""An application's ends of a connection: what is read, given back and sent is kept, for tests."""
 
 
 class View:
@@ -29,3 +29,43 @@ class Reader:
 
     async def read_views(self):
         return [self._left.pop(0)] if self._left else []
+
+
+class Buffer:
+    def __init__(self, size: int):
+        self.data = memoryview(bytearray(size))
+
+    def release(self):
+        pass
+
+
+class Runtime:
+    send_bytes_max = 1 << 20
+    copied_bytes = 0
+
+    def __init__(self):
+        self.buffers = 0
+
+    async def buffer(self, size):
+        self.buffers += 1
+        return Buffer(size)
+
+
+class Writer:
+    def __init__(self):
+        self.sent, self.ended, self.aborted = b"", False, False
+
+    async def send_buffer(self, buffer, length):
+        self.sent += bytes(buffer.data[:length])
+
+    def write_eof(self):
+        self.ended = True
+
+    def close(self):
+        pass
+
+    def abort(self):
+        self.aborted = True
+
+    async def wait_closed(self):
+        pass

@@ -5,49 +5,10 @@ import socket
 import struct
 
 import pytest
-from connection_fakes import Reader
+from connection_fakes import Reader, Runtime, Writer
 
 from hdstack.cli.errors import CommandError
 from hdstack.cli.forward import Forwarder, parse_target
-
-
-class Buffer:
-    def __init__(self, size):
-        self.data = memoryview(bytearray(size))
-
-    def release(self):
-        pass
-
-
-class Runtime:
-    send_bytes_max = 1 << 20
-
-    def __init__(self):
-        self.buffers = 0
-
-    async def buffer(self, size):
-        self.buffers += 1
-        return Buffer(size)
-
-
-class Writer:
-    def __init__(self):
-        self.sent, self.ended, self.aborted = b"", False, False
-
-    async def send_buffer(self, buffer, length):
-        self.sent += bytes(buffer.data[:length])
-
-    def write_eof(self):
-        self.ended = True
-
-    def close(self):
-        pass
-
-    def abort(self):
-        self.aborted = True
-
-    async def wait_closed(self):
-        pass
 
 
 class Silence:

@@ -5,46 +5,10 @@ import hashlib
 import os
 
 import pytest
-from connection_fakes import Reader
+from connection_fakes import Reader, Runtime, Writer
 
 from hdstack.cli.http import Incoming
 from hdstack.cli.serve import CHUNK_BYTES, FileServer
-
-
-class Buffer:
-    def __init__(self, size):
-        self.data = memoryview(bytearray(size))
-
-    def release(self):
-        pass
-
-
-class Runtime:
-    send_bytes_max = 1 << 20
-    copied_bytes = 0
-
-    async def buffer(self, size):
-        return Buffer(size)
-
-
-class Writer:
-    def __init__(self):
-        self.sent, self.ended, self.aborted = b"", False, False
-
-    async def send_buffer(self, buffer, length):
-        self.sent += bytes(buffer.data[:length])
-
-    def write_eof(self):
-        self.ended = True
-
-    def close(self):
-        pass
-
-    def abort(self):
-        self.aborted = True
-
-    async def wait_closed(self):
-        pass
 
 
 @pytest.fixture
