@@ -14,7 +14,8 @@ import time
 from collections import Counter, deque
 from pathlib import Path
 
-from hdstack.messages import BadMessage, close_all, receive, send
+from hdstack.errors import ServiceError
+from hdstack.messages import BadMessage, close_all, listen, receive, send
 
 from .errors import DeviceError
 
@@ -109,7 +110,10 @@ class ControlSocket:
         self._path = path
         self._clients: dict[int, Client] = {}
         self._users: Counter[int] = Counter()
-        self._listener = _listen(path)
+        try:
+            self._listener = listen(path, "device")
+        except ServiceError as error:
+            raise DeviceError(str(error)) from None
         self._epoll.register(self._listener, select.EPOLLIN)
 
     def serve(self, events: dict[int, int]):
@@ -197,30 +201,3 @@ class ControlSocket:
                     self._handler(client, message, descriptors)
             finally:
                 close_all(descriptors)
-
-
-def _listen(path: Path) -> socket.socket:
-    """The listening socket; one that a dead device left behind is replaced."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-            raise DeviceError(f"a device runs already at {path}; choose another run directory")
-        except BlockingIOError:
-            raise DeviceError(f"a busy device runs already at {path}") from None
-        except FileNotFoundError:
-            pass
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise DeviceError(f"the control socket {path} cannot be made: {error}") from error
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        listener.setblocking(False)
-        listener.bind(str(path))
-        path.chmod(0o666)  # who may do what is decided by the role that a client asks for
-        listener.listen(64)
-    except OSError as error:
-        listener.close()
-        raise DeviceError(f"the control socket {path} cannot be made: {error}") from error
-    return listener

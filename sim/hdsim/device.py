@@ -223,8 +223,10 @@ def _run_before_software() -> None:
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-        # of its session, where the scheduler groups processes by it (sched(7), autogroup)
-        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+        # of its session, where the scheduler groups processes by it (sched(7), autogroup); one that
+        # it shares with others, a terminal's, is not its own to change
+        if os.getsid(0) == os.getpid():
+            Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def main(

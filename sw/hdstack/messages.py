@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import socket
+from pathlib import Path
 
 from .errors import HdstackError, ServiceError
 
@@ -17,6 +18,7 @@ __all__ = [
     "BadMessage",
     "close_all",
     "connect",
+    "listen",
     "receive",
     "request",
     "send",
@@ -52,6 +54,36 @@ def connect(path, what: str, timeout: float = 5.0) -> socket.socket:
             " right run directory?"
         ) from None
     return control
+
+
+def listen(path: Path, what: str) -> socket.socket:
+    """The control socket of the process `what` at `path`; one that a dead process left is replaced.
+
+    Anybody may connect: who may do what is decided by credentials. Raises ServiceError.
+    """
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+            raise ServiceError(f"a {what} runs already at {path}; choose another run directory")
+        except BlockingIOError:
+            raise ServiceError(f"a busy {what} runs already at {path}") from None
+        except FileNotFoundError:
+            pass
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ServiceError(f"the control socket {path} cannot be made: {error}") from error
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        raise ServiceError(f"the control socket {path} cannot be made: {error}") from error
+    return listener
 
 
 def send(control, message: dict, descriptors=(), limit: int = MESSAGE_BYTES) -> None:

@@ -30,6 +30,8 @@ _DATAGRAMS_MAX = 250
 _CLOSE_SECONDS = 5.0
 _BATCHES = 4
 
+_CLOSED = "the runtime was closed"
+
 
 class Server:
     """A listener; the methods of `asyncio.Server`."""
@@ -54,11 +56,16 @@ class Server:
         await self._closed.wait()
 
     async def serve_forever(self) -> None:
-        """Serve until cancelled, or until `close`; then the listener is closed."""
+        """Serve until cancelled, or until `close`; then the listener is closed.
+
+        Raises ServiceError when the stack or the device ends.
+        """
         try:
             await self._closed.wait()
         finally:
             self.close()
+        if self._runtime.lost:
+            raise ServiceError(self._runtime.lost)
 
     async def __aenter__(self):
         return self
@@ -90,6 +97,7 @@ class Runtime:
         self._dirty: set[Connection | DatagramSocket] = set()
         self._flushing = False
         self._gone: str | None = None
+        self._ending = asyncio.Event()
         self.loop.add_reader(channel.wake, self._on_wake)
         self.loop.add_reader(channel.control, self._on_control)
         self.loop.add_reader(link.control, self._on_device)
@@ -105,6 +113,18 @@ class Runtime:
     def send_bytes_max(self) -> int:
         """Largest buffer that `buffer` can give."""
         return self.pool.send_bytes_max
+
+    @property
+    def lost(self) -> str | None:
+        """Why stack or device are gone, in a sentence; None while they are there."""
+        return None if self._gone == _CLOSED else self._gone
+
+    async def until_lost(self) -> str:
+        """Wait until stack or device are gone; why."""
+        while not self.lost:
+            self._ending.clear()
+            await self._ending.wait()
+        return self.lost
 
     def maps(self) -> list[memory.MapEntry]:
         """The shared memories that this process has mapped."""
@@ -438,6 +458,7 @@ class Runtime:
         if self._gone:
             return
         self._gone = reason
+        self._ending.set()
         for end in (self._channel.wake, self._channel.control, self._link.control):
             self.loop.remove_reader(end)
         for what, future, _ in self._pending.values():
@@ -473,7 +494,7 @@ class Runtime:
             for connection in self._connections.values():
                 connection.abort()
             self._flush()
-        self._lost("the runtime was closed")
+        self._lost(_CLOSED)
         self._channel.close()
         self._link.close()
         self.pool.close()

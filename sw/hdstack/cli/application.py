@@ -76,14 +76,7 @@ def run_application(
         memory.die_with_parent(parent_pid)
 
     async def life() -> None:
-        try:
-            runtime = await app.connect(str(run_directory), pool_bytes=pool_bytes)
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise CommandError(
-                f"no device and stack run in {run_directory};"
-                " start them by hdsnic device and hdsnic stack, or name another by --run"
-            ) from None
-        async with runtime:
+        async with await app.connect(run_directory, pool_bytes=pool_bytes) as runtime:
             if control_fd is not None:
                 Control(
                     control_fd,
@@ -94,6 +87,12 @@ def run_application(
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, task.cancel)
+            lost = asyncio.ensure_future(runtime.until_lost())
+            await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                task.cancel()
+                raise CommandError(lost.result())
+            lost.cancel()
             await task
 
     try:

@@ -228,8 +228,7 @@ def run_forward(
         if ready_fd is None:
             say.print(f"port {port} of {runtime.address} to {target}; Ctrl-C ends it")
         tell_ready(ready_fd)
-        async with server:
-            await asyncio.Event().wait()
+        await server.serve_forever()
 
     def stats(_) -> dict:
         return dict(forwarders[0].figures) if forwarders else {}

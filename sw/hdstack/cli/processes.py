@@ -71,10 +71,12 @@ def run_stack(
         )
     from .. import service
 
-    if ready_fd is None:
-        say.print(f"stack of {address} in {run_directory}; Ctrl-C ends it", soft_wrap=True)
+    def on_ready() -> None:
+        if ready_fd is None:
+            say.print(f"stack of {address} in {run_directory}; Ctrl-C ends it", soft_wrap=True)
+
     service.main(
         run_directory, address, mac, uid=uid, ready_fd=ready_fd, parent_pid=parent_pid,
         gateway=gateway, addresses=also, gateway6=gateway6, probe=probe, tso=tso,
-        checksums=checksums, scaling=scaling,
+        checksums=checksums, scaling=scaling, on_ready=on_ready,
     )  # fmt: skip

@@ -4,7 +4,6 @@ The request is read in the pool where the card put it; the file is read from the
 straight into buffers of the pool, from which the card sends; what is uploaded is hashed in place.
 """
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -177,8 +176,7 @@ def run_server(
             where = f"http://{runtime.address}:{port}/"
             say.print(f"serving {directory} at {where} ; Ctrl-C ends it", soft_wrap=True)
         tell_ready(ready_fd)
-        async with listener:
-            await asyncio.Event().wait()
+        await listener.serve_forever()
 
     def stats(_) -> dict:
         return dict(servers[0].figures) if servers else {}

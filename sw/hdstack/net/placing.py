@@ -45,6 +45,7 @@ assert HOLDS <= 1 << (31 - HOLD_SHIFT)
 LARGE_MOST = QUEUES
 """Of the holds for datagrams, those that are moved at a time, one of each application; the others
 are for fragments."""
+assert 2 * LARGE_MOST <= DATAGRAMS
 PATIENCE = 5 * SECOND
 """How long a command may go without an answer."""
 GRACE = 250 * MILLISECOND

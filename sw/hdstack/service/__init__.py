@@ -7,12 +7,12 @@ import contextlib
 import ipaddress
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import memory
 from ..errors import ConfigurationError
-from ..messages import ANSWER_BYTES, connect, request
+from ..messages import ANSWER_BYTES, connect, listen, request
 
 __all__ = ["main", "observe", "warm"]
 
@@ -112,7 +112,8 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
          ready_fd: int | None = None, parent_pid: int | None = None, gateway: str | None = None,
          mtu: int = 1500, addresses: Sequence[str] = (),
          gateway6: str | None = None, tso: bool = True, checksums: bool = True,
-         scaling: bool = False, probe: bool = True) -> None:  # fmt: skip
+         scaling: bool = False, probe: bool = True,
+         on_ready: Callable[[], None] = lambda: None) -> None:  # fmt: skip
     """Run the stack process until SIGTERM or SIGINT, or until its parent or the device ends.
 
     Parameters
@@ -121,6 +122,7 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     address: IPv4 with prefix, "10.77.0.2/24". gateway: next hop for other networks.
     mac: MAC address of the card, "02:68:64:73:00:02".
     uid, gid: become this user (needs root) once everything is imported and compiled.
+    on_ready: called when traffic can flow.
     ready_fd: "ready" and a newline are written here when traffic can flow; then it is closed.
     parent_pid: end with this parent process.
     mtu: largest IP packet, in bytes.
@@ -141,10 +143,10 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
     interfaces, routes = _further(addresses, gateway6, hardware)
     warm()
     from ..driver import DeviceProcess
-    from .server import Server, listen
+    from .server import Server
 
     path = Path(run_directory) / "stack.sock"
-    listener = listen(path)
+    listener = listen(path, "stack process")
     if uid is not None:
         memory.drop_to(uid, gid)
     memory.harden()
@@ -173,6 +175,7 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
         if ready_fd is not None:
             os.write(ready_fd, b"ready\n")
             os.close(ready_fd)
+        on_ready()
         server.run()
     finally:
         signal.set_wakeup_fd(-1)

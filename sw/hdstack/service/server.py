@@ -11,7 +11,6 @@ import select
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from .placement import Placement
 from .rules import Rules
 from .state import NO_POOLS, Work
 
-__all__ = ["Server", "listen"]
+__all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,22 +46,6 @@ _CLIENTS_MAX = 64
 _CLIENTS_PER_USER = 16
 """Of those that have not attached: one user cannot keep all others out."""
 _CONNECTIONS_TOLD = 100
-
-
-def listen(path: Path) -> socket.socket:
-    """The stack's control socket at `path`; anybody may connect, credentials decide."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        listener.bind(str(path))
-        os.chmod(path, 0o666)
-        listener.listen(64)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ServiceError(f"cannot listen at {path}: {error.strerror}") from None
-    return listener
 
 
 @compiled
@@ -92,7 +75,7 @@ class Server:
     Parameters
     ----------
     device: the device process; its header memory is the stack's.
-    listener: from `listen`.
+    listener: from `messages.listen`.
     mac: six bytes. address, gateway: IPv4 in host byte order (0: no gateway). prefix: 0 to 32.
     interfaces: further addresses (`ipaddress` interfaces of either family).
     routes: (network, next hop) each, of `ipaddress`.
