@@ -270,19 +270,27 @@ class Arrivals:
         return before - returned + needed > ring_cells
 
     def _may_lack_buffers(self, arrival, queue, payload):
-        posts = self.case.posts
-        ready = posts.certain(queue, arrival.start, arrival.left)
+        posts, most = self.case.posts, self.case.parameters.chain_max
         earlier = [
             a
             for a in (*self.frames, *self.places.values())
             if a.placed is not None or arrival.placed is not None or a.serial < arrival.serial
         ]
         taken_at = {a.seen for a in earlier if a.seen != NEVER}
-        ready = [c for c in ready if c.used == NEVER or c.used not in taken_at]
-        if not ready:
+
+        def smallest(cells):
+            """Sizes of as many as a chain has, from the smallest on."""
+            return sorted(self.case.element_bytes(c.region, c.generation) for c in cells)[:most]
+
+        span = queue, arrival.start, arrival.left
+        certain = smallest(
+            c for c in posts.certain(*span) if c.used == NEVER or c.used not in taken_at
+        )
+        if len(certain) < most and sum(certain) < payload:
             return True
-        sizes = sorted(self.case.element_bytes(c.region, c.generation) for c in ready)
-        return sum(sizes[: self.case.parameters.chain_max]) < payload
+        # Those that may be there as well may stand before them, and fill the chain.
+        possible = smallest(posts.possible(*span))
+        return len(possible) == most and sum(possible) < payload
 
     def _may_overflow(self, arrival):
         """Whether the frames that may still have been inside fill the buffer with this one."""

@@ -267,17 +267,29 @@ class Posts:
 
     def certain(self, queue, before, until):
         """Cells that the card surely holds ready for `queue`, read before `before`, and which
-        nothing but frames takes away until `until`."""
+        nothing but frames with a record takes away until `until`."""
         return [
             c
-            for c in self.cells
-            if c.ring.queue == queue
-            and c.processed < before
+            for c in self.possible(queue, before, until)
+            if c.processed < before
             and c.ring.unasked > until
             and self.verdicts(c) == {PostOutcome.ACCEPTED}
             and self.case.surely_live(c.region, c.generation, c.rung, until)
             and self.alone(c)
             and self.allowed(c) == {PostOutcome.ACCEPTED}
+            and not self.case.errors.touched(queue, c.rung, until)
+        ]
+
+    def possible(self, queue, begin, until):
+        """Cells that the card may hold ready for `queue` at some time from `begin` to `until`."""
+        return [
+            c
+            for c in self.cells
+            if c.ring.queue == queue
+            and c.rung <= until
+            and c.used >= begin
+            and c.ring.gone >= begin
+            and PostOutcome.ACCEPTED in self.allowed(c)
         ]
 
     def _may_be_refused(self, ring):
