@@ -37,7 +37,7 @@ REGION = 3
 GENERATION = 7
 MODULES = (
     "tcp.core", "tcp.tables", "tcp.counters", "tcp.states", "net.input", "net.output", "net.owner",
-    "net.receive", "net.placing", "net.fragments",
+    "net.receive", "net.placing", "net.fragments", "net.identification",
 )  # fmt: skip
 
 

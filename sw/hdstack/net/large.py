@@ -4,22 +4,11 @@
 from ..compile import part
 from ..tcp import counters
 from ..tcp.rows import count
-from ..tcp.sequence import MASK, address_key, keyed_hash
 from ..tcp.tables import FRAME_BYTES, HOPS, SECOND
 from . import ipv4, ipv6
 from .bytesio import checksum, get8, get32, get48, get64, put16, put48
 from .frames import begin_frame, may_answer
-
-SALT = 0x66726167
-
-
-@part
-def next_identification(s, high, address):
-    """RFC 7739 section 5.3: a counter that begins elsewhere for each destination."""
-    control = s["control"]
-    control["identification"] += 1
-    begin = keyed_hash(s, address_key(s, high, address), SALT, 0)
-    return (begin + control["identification"]) & MASK
+from .identification import next_identification
 
 
 @part

@@ -105,7 +105,7 @@ CONTROL = np.dtype(
         "now address prefix gateway mac mss listeners_version next_deadline waiting_neighbour"
         " reset_tokens reset_filled challenge_left challenge_second echo_tokens echo_filled"
         " frame_next neighbour_at locals_at tso_bytes paths locals routes congestion timestamps"
-        " sack udp_deadline udp_waiting fragments_sent holds_due moving place_bytes identification"
+        " sack udp_deadline udp_waiting holds_due moving place_bytes identification"
     )
     + [("secret", "<i8", (4,))]
 )

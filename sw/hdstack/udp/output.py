@@ -8,6 +8,7 @@ import numpy as np
 
 from ..compile import part
 from ..net.bytesio import fold
+from ..net.identification import next_identification
 from ..net.ipv6 import FRAGMENT_BYTES, half_sum
 from ..net.neighbour import resolve
 from ..tcp import counters
@@ -17,7 +18,6 @@ from ..tcp.events import CloseReason, EventKind
 from ..tcp.path import HEADERS, known_mtu
 from ..tcp.routes import choose_local, next_hop
 from ..tcp.rows import count, emit_event, event_room, has_room, segment_room
-from ..tcp.sequence import MASK, address_key, keyed_hash
 from ..tcp.tables import (
     EVENTS_RESERVE,
     NEVER,
@@ -86,11 +86,7 @@ def cut(s, d, given, now):
         return False
     d["most"] = (room if ipv4 else room - FRAGMENT_BYTES) & ~7
     d["checksum"] = whole_checksum(d, given & 0xFFFF)
-    # RFC 7739 section 5.3: a counter, begun elsewhere for each destination
-    s["control"]["fragments_sent"] += 1
-    key = address_key(s, d["remote_high"], d["remote_address"])
-    offset = keyed_hash(s, key, s["control"]["secret"][2], 17)
-    d["identification"] = (offset + s["control"]["fragments_sent"]) & MASK
+    d["identification"] = next_identification(s, d["remote_high"], d["remote_address"])
     return True
 
 

@@ -1,6 +1,8 @@
 """Datagrams out, judged by scapy: headers, sizes, fragments, neighbours, errors, and when a buffer
 is the application's again (R24)."""
 
+from ipaddress import ip_address
+
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP, defragment
 from scapy.layers.inet6 import (
@@ -20,6 +22,7 @@ from tcp_host import QUEUE, S, arp_reply, load
 from udp_host import OUR_MAC, PEER, PEER6, PEER_MAC, US, US6, UdpHost, datagram
 
 from hdstack.tcp.events import CloseReason, EventKind, RequestKind
+from hdstack.tcp.tables import split_address
 
 NORMAL, INVALID = CloseReason.NORMAL, CloseReason.INVALID_REQUEST
 BEYOND, BEYOND6 = "10.77.0.77", "fd00:77::77"
@@ -136,6 +139,15 @@ def test_identifications_differ_from_datagram_to_datagram(host, number):
         host.send_to(number, pattern(2000), given=True)
         seen |= {frame[IP].id for frame in host.sent_frames()}
     assert len(seen) == 50
+
+
+def test_datagrams_and_answers_of_the_stack_draw_identifications_from_one_counter(host, number):
+    """RFC 8200 section 4.5: different for every packet between two addresses, whoever sends it."""
+    host.to(number, PEER6)
+    host.send_to(number, pattern(2000), given=True)
+    (sent,) = {frame[IPv6ExtHdrFragment].id for frame in host.sent_frames()}
+    peer = split_address(ip_address(PEER6))
+    assert host.m.net_identification.next_identification(host.s, *peer) == (sent + 1) % (1 << 32)
 
 
 def test_a_wrong_sum_spoils_the_own_datagram_alone(host, number):
