@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from . import abi
 from .command import CommandEngine, CompletionWriter, TransmitIndices
-from .csr import ByteCounter, CounterBank, RegionTable, RegisterBlock
+from .csr import FENCES, ByteCounter, CounterBank, RegionTable, RegisterBlock
 from .dma import AXI4, AXI4Lite, IndexWriter, ReadPort, WritePort, connect_master
 from .mac import AXIStream, FrameFromMAC, FrameToMAC
 from .rx.egress import Egress
@@ -63,7 +63,7 @@ class Nic(wiring.Component):
         m.submodules.to_mac = to_mac = FrameToMAC(p.bus_bytes)
         m.submodules.registers = registers = RegisterBlock(p, FEATURES, LOOKUP_CYCLES)
         m.submodules.regions = regions = RegionTable(p, 3)
-        m.submodules.index = index = IndexWriter(p)
+        m.submodules.index = index = IndexWriter(p, FENCES)
         m.submodules.tx_indices = tx_indices = TransmitIndices(p)
         m.submodules.commands = commands = CommandEngine(p)
         m.submodules.completions = completions = CompletionWriter(p)
@@ -182,6 +182,8 @@ class Nic(wiring.Component):
             registers.looked_up.eq(ingress.looked_up),
             registers.injected.eq(injector.place_frames.valid & injector.place_frames.ready),
             registers.completed.eq(egress.completed),
+            *(index.catch_up[k].eq(registers.catch_up[k]) for k in range(index.users)),
+            *(registers.behind[k].eq(index.behind[k]) for k in range(index.users)),
             registers.completion_lost.eq(completions.lost),
             registers.port_errors.eq(Cat(port.error for port in ports.values())),
             registers.port_failed.eq(Cat(port.failed for port in ports.values())),

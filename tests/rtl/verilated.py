@@ -3,11 +3,11 @@
 `WAVES=1` in the environment leaves `build/waves/<bench>.<module>.vcd` (`make sim`).
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 import sys
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def _copy_objects(source: Path, target: Path):
             partial.replace(target / path.name)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _importable(module: str):
     """The simulator's Python gets this one's path: with the tests folder, and the module's own
     folder, whose other modules go by plain names."""
@@ -100,8 +100,11 @@ def run(
     )  # fmt: skip
     stamp.write_text(digest)
     _copy_objects(build, _runtime())
-    with _importable(module):
-        results = runner.test(
+    results = folder / f"results-{seed}.xml"
+    results.unlink(missing_ok=True)
+    # The runner exits where a test failed; what failed is said below.
+    with _importable(module), contextlib.suppress(SystemExit):
+        runner.test(
             hdl_toplevel=top,
             test_module=module,
             seed=seed,
@@ -110,7 +113,7 @@ def run(
             plusargs=list(plusargs),
             build_dir=build,
             test_dir=folder,
-            results_xml=str(folder / f"results-{seed}.xml"),
+            results_xml=str(results),
             extra_env={
                 "COCOTB_LOG_LEVEL": os.environ.get("COCOTB_LOG_LEVEL", "WARNING"),
                 "PYTHONWARNINGS": "ignore::DeprecationWarning",

@@ -152,7 +152,8 @@ class CommandKind(IntEnum):
     """Store the exact rule that follows (EXACT_RULE); completes when no frame that was looked up
     before is on its way (R15)."""
     FENCE = 4
-    """Completes when every frame looked up before it has completed (R15)."""
+    """Completes when every frame looked up before it has completed, and its index was written
+    (R15)."""
     QUEUE_RESET = 5
     """Switch `queue` off and drop what waits in it; completes when its indices are final."""
 

@@ -2,6 +2,14 @@
 
 from .control import CommandControl, RegisterBlock
 from .counters import ByteCounter, CounterBank
+from .fence import FENCES
 from .regions import RegionTable
 
-__all__ = ["ByteCounter", "CommandControl", "CounterBank", "RegionTable", "RegisterBlock"]
+__all__ = [
+    "FENCES",
+    "ByteCounter",
+    "CommandControl",
+    "CounterBank",
+    "RegionTable",
+    "RegisterBlock",
+]

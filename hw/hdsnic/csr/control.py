@@ -25,7 +25,7 @@ from ..interfaces import (
 )  # fmt: skip
 from .arrays import queue_modes, settings_words
 from .decode import Decoder
-from .fence import Fence
+from .fence import FENCES, Fence
 from .lite import LiteSlave
 from .moderation import Moderation
 from .settings import SettingsEngine, ring_checks
@@ -90,10 +90,10 @@ class RegisterBlock(wiring.Component):
     -----
     counter_index / counter_data: which 64-bit counter is read (its place in the counter pages), and
     its value two cycles later. rx_written, tx_written: queues whose half of the index slot was
-    written back. injected: egress took a frame of a command. idle: all blocks hold still and all
-    indices are written. exact_clear, exact_busy: the table of exact rules. port_errors,
-    port_failed: header write, header read, payload write, payload read. For the others see
-    `hdsnic.nic`.
+    written back; catch_up, behind: of `IndexWriter`. injected: egress took a frame of a command.
+    idle: all blocks hold still and all indices are written. exact_clear, exact_busy: the table of
+    exact rules. port_errors, port_failed: header write, header read, payload write, payload read.
+    For the others see `hdsnic.nic`.
     """
 
     def __init__(self, parameters, features=(), lookup_cycles=0):
@@ -146,6 +146,8 @@ class RegisterBlock(wiring.Component):
                 "looked_up": In(1),
                 "injected": In(1),
                 "completed": In(1),
+                "catch_up": Out(1).array(FENCES),
+                "behind": In(1).array(FENCES),
                 "rx_written": In(Strobe(self._queue_bits)),
                 "tx_written": In(Strobe(self._queue_bits)),
                 "port_errors": In(4),
@@ -236,7 +238,7 @@ class RegisterBlock(wiring.Component):
         queue_modes(m, p, d, live, clear, modes, moderation.store, self.tx_share_store)
         steering_registers(m, p, d, clear, self)
 
-        m.submodules.fence = fence = Fence(2, self.lookup_cycles)
+        m.submodules.fence = fence = Fence(FENCES, self.lookup_cycles)
         m.d.comb += [
             fence.looked_up.eq(self.looked_up),
             fence.injected.eq(self.injected),
@@ -244,6 +246,10 @@ class RegisterBlock(wiring.Component):
             fence.begin[1].eq(self.commands.fence),
             self.commands.fenced.eq(~fence.waiting[1]),
         ]
+        for k in range(FENCES):
+            m.d.comb += [
+                self.catch_up[k].eq(fence.catch_up[k]), fence.behind[k].eq(self.behind[k])
+            ]  # fmt: skip
         with m.If(d.at(abi.CONTROL_PAGE, _C.FENCE)):
             m.d.comb += [
                 d.known.eq(1), d.value.eq(fence.waiting[0]), fence.begin[0].eq(d.writing)

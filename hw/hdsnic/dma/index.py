@@ -32,10 +32,16 @@ class IndexWriter(wiring.Component):
     rx_update, tx_update: of the receive half of a slot (bytes 0 to 7), and of the transmit half.
     base: bus address of the slots. port_idle: of `write`'s port. idle: all updates are written and
     acknowledged.
+    catch_up: a pulse, of each user. behind: from the next cycle, until all `rx_update`s up to the
+    pulse are written and acknowledged.
+
+    Parameters
+    ----------
+    users: how many may ask to catch up at a time.
     """
 
-    def __init__(self, parameters):
-        self.parameters = parameters
+    def __init__(self, parameters, users=1):
+        self.parameters, self.users = parameters, users
         p = parameters
         self._queue_bits = max(1, (p.queues - 1).bit_length())
         super().__init__(
@@ -48,6 +54,8 @@ class IndexWriter(wiring.Component):
                 "rx_written": Out(Strobe(self._queue_bits)),
                 "tx_written": Out(Strobe(self._queue_bits)),
                 "idle": Out(1),
+                "catch_up": In(1).array(users),
+                "behind": Out(1).array(users),
             }
         )
 
@@ -58,6 +66,7 @@ class IndexWriter(wiring.Component):
         updates = (self.rx_update, self.tx_update)
         halves = range(len(updates))
         dirty = [Signal(p.queues, name=f"dirty_{half}") for half in halves]
+        still_dirty = [Signal(p.queues, name=f"still_dirty_{half}") for half in halves]
         waiting = [Signal(range(_UPDATES_MAX + 1), name=f"waiting_{half}") for half in halves]
 
         # Round robin over what waits; only when nothing does, an update goes straight through.
@@ -79,8 +88,11 @@ class IndexWriter(wiring.Component):
         m.submodules.queues = queues = SyncFIFO(width=bits + 2, depth=p.outstanding)
         request, beats = self.write.request, self.write.beats
         start, overdue, something = Signal(), Signal(), Signal()
+        unwritten = [Signal(p.queues, name=f"unwritten_{k}") for k in range(self.users)]
         m.d.comb += [
-            overdue.eq(Cat(count == _UPDATES_MAX for count in waiting).any()),
+            overdue.eq(
+                Cat(count == _UPDATES_MAX for count in waiting).any() | Cat(unwritten).any()
+            ),
             something.eq(waits.any() | self.rx_update.valid | self.tx_update.valid),
             start.eq(
                 something
@@ -111,7 +123,8 @@ class IndexWriter(wiring.Component):
             ]
             cleared = Mux(start, 1 << chosen, 0)
             marked = Mux(update.valid, 1 << update.payload.queue, 0)
-            m.d.sync += dirty[half].eq((dirty[half] | marked) & ~cleared)
+            m.d.comb += still_dirty[half].eq((dirty[half] | marked) & ~cleared)
+            m.d.sync += dirty[half].eq(still_dirty[half])
             with m.If(start & with_it):
                 m.d.sync += waiting[half].eq(0)
             with m.Elif(update.valid & (waiting[half] != _UPDATES_MAX)):
@@ -121,6 +134,21 @@ class IndexWriter(wiring.Component):
 
         m.d.comb += [queues.w_en.eq(start), queues.w_data.eq(Cat(chosen, *changed))]
         self._send(m, start, chosen, last, words, changed)
+
+        outstanding = Signal(range(p.outstanding + 1))
+        m.d.comb += outstanding.eq(queues.level + start - self.write.done)
+        for k, left in enumerate(unwritten):
+            # Writes are acknowledged in order: as many as there are behind the last that counts.
+            unacknowledged = Signal.like(outstanding, name=f"unacknowledged_{k}")
+            m.d.comb += self.behind[k].eq(left.any() | (unacknowledged != 0))
+            with m.If(self.catch_up[k]):
+                m.d.sync += [left.eq(still_dirty[0]), unacknowledged.eq(outstanding)]
+            with m.Else():
+                m.d.sync += left.eq(left & ~Mux(start, 1 << chosen, 0))
+                with m.If(start & left.bit_select(chosen, 1)):
+                    m.d.sync += unacknowledged.eq(outstanding)
+                with m.Elif(self.write.done & (unacknowledged != 0)):
+                    m.d.sync += unacknowledged.eq(unacknowledged - 1)
 
         m.d.comb += [
             queues.r_en.eq(self.write.done),

@@ -163,7 +163,7 @@ class Commit(wiring.Component):
         moved = Signal(1 << bits)
         scan = Signal(bits)
         told = Signal(1 << bits)
-        update = Signal()
+        update, enabled = Signal(), Signal()
         moved_now = Mux(self.moved.valid, 1 << self.moved.payload, 0)
         m.d.comb += [
             visible.eq(pop & written & ~void & ~entry.more),
@@ -175,14 +175,15 @@ class Commit(wiring.Component):
             self.index_queue.eq(Mux(visible, entry.queue, scan)),
             producer.queue[0].eq(self.index_queue),
             update.eq(visible | moved.bit_select(scan, 1)),
-            told.eq(update << self.index_queue),
+            enabled.eq(self.enabled.bit_select(self.index_queue, 1)),
+            told.eq((update & enabled) << self.index_queue),
         ]
         # A move in this very cycle shows in `consumer` in the next one, so it outlives `told`.
         m.d.sync += moved.eq((moved & ~told) | moved_now[: 1 << bits])
         with m.If(~visible):
             m.d.sync += scan.eq(scan + 1)
         m.d.sync += [
-            self.index.valid.eq(update & self.enabled.bit_select(self.index_queue, 1)),
+            self.index.valid.eq(update & enabled),
             self.index.payload.queue.eq(self.index_queue),
             self.index.payload.low.eq(Mux(visible, entry.producer, producer.value[0])),
             self.index.payload.high.eq(self.consumer),

@@ -134,7 +134,10 @@ def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner(look
     async def bench(ctx):
         buffered, taken = [], []  # frame numbers: looked up; in egress, in order
         pending = [set(), set()]
+        behind = [False, False]
         began = [False, False]
+        indices = [0, 0]  # cycles for which the index writer is still behind
+        caught_up = [False, False]
         reading = [0] * lookup_cycles  # numbers of frames between table and pulse, 0: none
         for number in range(1, 4001):
             reading.append(number if rng.random() < 0.4 else 0)
@@ -148,6 +151,13 @@ def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner(look
                 ctx.set(dut.begin[k], begin[k])
                 waiting = ctx.get(dut.waiting[k])
                 assert waiting or not pending[k], "the fence ended before its last frame"
+                assert waiting or caught_up[k] or not began[k], "no index was waited for"
+                assert waiting or not indices[k], "the fence ended before its last index"
+                indices[k] = max(0, indices[k] - 1)
+                if ctx.get(dut.catch_up[k]):
+                    assert not pending[k], "indices caught up before the last frame completed"
+                    caught_up[k], indices[k] = True, rng.randrange(6)
+                behind[k] = indices[k] > 0
                 if not waiting and began[k]:
                     waits[k] += 1
                     began[k] = False
@@ -160,12 +170,16 @@ def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner(look
             for k in range(2):
                 if begin[k]:
                     pending[k] = {f for f in (*reading, *buffered, *taken) if f}
-                    began[k] = True
+                    began[k], caught_up[k] = True, False
             if injected:
                 taken.append(0)
             elif buffered and rng.random() < 0.6:
                 taken.append(buffered.pop(0))
             await ctx.tick()
+            for k in range(2):
+                ctx.set(dut.behind[k], behind[k])
+        for k in range(2):
+            ctx.set(dut.behind[k], 0)
         for signal in (dut.looked_up, dut.injected, *dut.begin):
             ctx.set(signal, 0)
         taken += buffered
@@ -174,7 +188,7 @@ def test_a_fence_ends_with_the_last_frame_looked_up_before_it_and_no_sooner(look
             taken.pop(0)
             await ctx.tick()
         ctx.set(dut.completed, 0)
-        await ctx.tick()
+        await ctx.tick().repeat(lookup_cycles + 3)
         assert not ctx.get(dut.waiting[0]) and not ctx.get(dut.waiting[1])
 
     simulate(dut, bench)

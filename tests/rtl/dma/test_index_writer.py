@@ -164,6 +164,46 @@ def test_the_last_update_of_every_queue_is_written_and_told(bus_bytes, idle):
         assert told[queue, half] == value
 
 
+@WIDTHS
+@pytest.mark.parametrize("idle", [0.0, 0.3])
+@pytest.mark.parametrize("latency", [0, 3, 20])
+def test_who_asks_to_catch_up_waits_for_the_updates_before_and_not_for_those_after(
+    bus_bytes, idle, latency
+):
+    dut, slots = IndexWriter(Parameters(bus_bytes=bus_bytes), 2), None
+    slots = Slots(dut, bus_bytes, latency)
+    rng = random.Random(bus_bytes + latency)
+    waits = []
+
+    async def run(ctx):
+        ctx.set(dut.base, BASE)
+        newest, wanted, since = {}, [None, None], [0, 0]
+        for k in range(1, 6000):
+            for user, want in enumerate(wanted):
+                if want is not None and not ctx.get(dut.behind[user]):
+                    for queue, value in want.items():
+                        assert slots.half(queue, 0)[0] >= value, f"queue {queue} is behind"
+                    waits.append(k - since[user])
+                    wanted[user] = None
+            for half, strobe in enumerate((dut.rx_update, dut.tx_update)):
+                queue, valid = rng.randrange(16), rng.random() < 0.1
+                ctx.set(strobe.valid, valid)
+                ctx.set(strobe.payload, {"queue": queue, "low": k, "high": 0})
+                if valid and not half:
+                    newest[queue] = k
+            ctx.set(dut.port_idle, rng.random() < idle)
+            for user in range(2):
+                begin = wanted[user] is None and rng.random() < 0.02
+                ctx.set(dut.catch_up[user], begin)
+                if begin:
+                    wanted[user], since[user] = dict(newest), k
+            await ctx.tick()
+
+    simulate(dut, run, background=(slots.run,))
+    # 16 queues, two beats each at most, and another user's
+    assert len(waits) > 60 and max(waits) <= 2 * 16 * 3 + latency
+
+
 def test_a_write_that_met_an_error_is_not_told():
     dut, slots = scene(8)
     slots.error = 1

@@ -10,7 +10,7 @@ from frame_oracle import expected
 from rtl.nic.host import RING_BYTES
 from rtl.nic.traffic.history import NEVER
 from rtl.nic.traffic.matching import explain, named
-from rtl.nic.traffic.memory import REST_CYCLES, now
+from rtl.nic.traffic.memory import now
 
 from hdsnic import abi
 from hdsnic.abi import RxOutcome
@@ -109,13 +109,12 @@ class Arrivals:
         """[(outcome, fields or None)] by the oracle, for each setting that may have counted.
 
         A setting whose change was fenced is out of the question for a record that shows after the
-        fence (R15), but for an index that waited for its port: it goes at the latest when the port
-        is at rest, so a rest between fence and record says that the record was not complete.
+        fence (R15), unless an error kept an index from showing.
         """
         out = []
         for span in self.case.settings.spans:
             met = span.possible(arrival.start, arrival.end + LOOKUP_CYCLES)
-            late = seen != NEVER and seen > span.fenced and self._rested(span.fenced, seen)
+            late = seen != NEVER and seen > span.fenced and not self.case.errors.any
             if not met or late:
                 continue
             if span not in arrival.outcomes:
@@ -125,15 +124,6 @@ class Arrivals:
             if arrival.outcomes[span] not in out:
                 out.append(arrival.outcomes[span])
         return out
-
-    def _rested(self, begin, end):
-        """Whether the header port had nothing to do for a while between two times, seen for sure:
-        where nothing holds it up, and the index of `end` is the first write behind the rest."""
-        case = self.case
-        least = REST_CYCLES + case.slow
-        return case.steady and any(
-            last <= end and last - max(first, begin) > least for first, last in case.header.rests
-        )
 
     def _buffers(self, queue, fields, payload):
         """Payload lies where it was claimed for, every byte written once, and nothing else (I1, I2,

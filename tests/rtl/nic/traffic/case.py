@@ -43,7 +43,7 @@ class Case:
         self.departures, self.commands = Departures(self), Commands(self)
         self.consumers, self.completion_consumers = {}, {}  # queue -> index handed back
         self.header_bytes = HEADER_BYTES
-        self.slow, self.steady = 0, False  # latency of memories at most; no back-pressure
+        self.slow = 0  # latency of memories at most, in cycles
 
     def random(self, name):
         """A generator of its own for each part, so that one draw moves no other."""

@@ -143,7 +143,6 @@ async def pressure(case, done):
     """Channels are paused and freed at random; the wire in has gaps, but never waits."""
     rng, host = case.random("pressure"), case.host
     strength = rng.choice((0.0, 0.1, 0.35, 0.6))
-    case.steady = not strength
     channels = [host.wire_in, host.wire_out]
     for ram in (host.header, host.payload):
         channels += [ram.write_if.aw_channel, ram.write_if.w_channel, ram.write_if.b_channel]

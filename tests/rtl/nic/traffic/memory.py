@@ -11,8 +11,6 @@ from cocotb.triggers import Event, Timer
 from cocotb.utils import get_sim_time
 
 CYCLE_NS = 4
-REST_CYCLES = 100
-"""A port that does nothing for longer, and for the time of its answers, has nothing to do."""
 
 
 def now():
@@ -42,7 +40,6 @@ class AwkwardRam:
         for channel in (write.b_channel, read.r_channel):
             self._delay(channel)
         self.last_access = self.last_write = 0
-        self.rests = []  # (last write before, first write after) of long times without any
 
     def _delay(self, channel):
         """Answers of `channel` wait in a line for their time."""
@@ -79,8 +76,6 @@ class AwkwardRam:
             self.shown(address, len(data))
 
     async def _write(self, address, data):
-        if now() - self.last_write > REST_CYCLES:
-            self.rests.append((self.last_write, now()))
         self.last_access = self.last_write = now()
         self.on_write(address, data)
         if self.fail(True, address):

@@ -191,7 +191,8 @@ class Posts:
         """Another post that may have been the one by which `cell` was used, or None."""
         for other in self.by_buffer[cell.buffer]:
             same = other is not cell and other.ring.queue == cell.ring.queue
-            if same and other.used == NEVER and other.told is None and other.rung <= cell.used:
+            there = other.rung <= cell.used <= other.ring.gone
+            if same and there and other.used == NEVER and other.told is None:
                 return other
         return None
 
