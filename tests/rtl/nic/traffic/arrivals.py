@@ -40,6 +40,11 @@ class Arrival:
     outcomes: dict = field(default_factory=dict)  # setting -> oracle's answer
 
 
+def _holds(data, parts):
+    """Whether `data` has each of `parts`, (begin, bytes), in its place."""
+    return all(data[begin : begin + len(part)] == part for begin, part in parts)
+
+
 class Arrivals:
     """All frames of a case in order; `take` as records show, `settle` against the counters."""
 
@@ -70,13 +75,17 @@ class Arrivals:
     def take(self, queue, fields, header, payload):
         """A record that has just become visible, with its payload as it lies in memory now."""
         time = now()
+        parts = list(self._parts(queue, fields, payload)) if payload else []
+        sure = [(begin, data) for begin, data, doubled, *_ in parts if not doubled]
         if fields["reason"] == RxOutcome.PLACED:
             arrival = self.places.get(fields["hash"])
             assert arrival and arrival.seen == NEVER, f"a PLACED record of cookie {fields['hash']}"
-            assert (arrival.placed, arrival.data) == (queue, payload), "placed bytes"
+            assert (arrival.placed, len(arrival.data)) == (queue, len(payload)), "what was placed"
+            assert _holds(arrival.data, sure), "placed bytes"
             assert not header
         else:
-            arrival = self._find(queue, fields, header, payload)
+            sure = [(0, header), *((len(header) + begin, data) for begin, data in sure)]
+            arrival = self._find(queue, fields, header, payload, sure)
             assert arrival.serial > self.last[queue], f"frame {arrival.serial} overtook another"
             self.last[queue] = arrival.serial
             self.unseen.remove(arrival)
@@ -84,12 +93,18 @@ class Arrivals:
         arrival.cells = abi.record_cells(fields["header_length"], fields["extensions"])
         self.records[queue].append(arrival)
         self.total += 1
-        if fields["payload_length"]:
-            self._buffers(queue, fields, payload)
+        for part in parts:
+            self._buffer(queue, *part[1:])
 
-    def _find(self, queue, fields, header, payload):
-        """The frame of a record, which must be one that the oracle says of it."""
-        found = [a for a in self.unseen if a.data.startswith(header + payload) and a.end != NEVER]
+    def _find(self, queue, fields, header, payload, sure):
+        """The frame of a record, which must be one that the oracle says of it; `sure` of its bytes
+        are still those that were written for it."""
+        length = len(header) + len(payload)
+        found = [
+            a
+            for a in self.unseen
+            if a.end != NEVER and len(a.data) >= length and _holds(a.data, sure)
+        ]
         told = []
         for arrival in found:
             for outcome, want in self.fates(arrival, now()):
@@ -125,31 +140,38 @@ class Arrivals:
                 out.append(arrival.outcomes[span])
         return out
 
-    def _buffers(self, queue, fields, payload):
-        """Payload lies where it was claimed for, every byte written once, and nothing else (I1, I2,
-        I4)."""
-        case, at = self.case, 0
-        chain = fields["chain"]
+    def _parts(self, queue, fields, payload):
+        """(begin, data, doubled, region, element) for each buffer of a record's payload.
+
+        `doubled`: its application has posted it again before it knew of this record, so that
+        another frame may be in it by now.
+        """
+        at, chain = 0, fields["chain"]
         first = fields["payload_length"] - sum(buffer["length"] for buffer in chain)
         buffers = [{**fields, "length": first}, *chain]
         for k, buffer in enumerate(buffers):
-            region = case.region(buffer["region"])
+            region, element = self.case.region(buffer["region"]), buffer["element"]
             assert region, (
                 f"a record of queue {queue} names region {buffer['region']}, which is none"
             )
             full = buffer["length"] == region.element_bytes
             assert full or k == len(buffers) - 1, "a buffer before the last of a chain is not full"
-            case.posts.use(queue, region, buffer["element"])
-            part = payload[at : at + buffer["length"]]
+            data = payload[at : at + buffer["length"]]
+            yield at, data, self.case.posts.doubled(queue, region, element), region, element
             at += buffer["length"]
-            written = sorted(
-                (offset, data) for _, offset, data in region.writes.pop(buffer["element"], ())
-            )
-            end = 0
-            for offset, data in written:
-                assert offset == end, f"bytes {end} to {offset} were left out, or written twice"
-                end += len(data)
-            assert b"".join(data for _, data in written) == part, "other bytes were written"
+
+    def _buffer(self, queue, data, doubled, region, element):
+        """Payload lies where it was claimed for, every byte written once, and nothing else (I1, I2,
+        I4)."""
+        self.case.posts.use(queue, region, element)
+        written = sorted((offset, data) for _, offset, data in region.writes.pop(element, ()))
+        if doubled:
+            return
+        end = 0
+        for offset, piece in written:
+            assert offset == end, f"bytes {end} to {offset} were left out, or written twice"
+            end += len(piece)
+        assert b"".join(piece for _, piece in written) == data, "other bytes were written"
 
     # -- drops -----------------------------------------------------------------------------------
 

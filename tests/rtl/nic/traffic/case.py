@@ -176,7 +176,7 @@ class Case:
         holders = [
             q
             for q, owner in self.owners.items()
-            if owner == region.owner and self.posts.holder(q, region, element)
+            if owner == region.owner and any(self.posts.holders(region, element, q))
         ]
         assert holders and region.nic_write, (
             f"a write to element {element} of region {region.number}, which is not posted"

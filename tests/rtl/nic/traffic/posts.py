@@ -39,6 +39,7 @@ class Cell:
     processed: int = NEVER  # the index slot said so
     used: int = NEVER  # a record named its buffer
     told: PostOutcome | None = None
+    doubled: bool = False  # the card may have met it while a frame lay there that nobody knew of
 
     @property
     def buffer(self):
@@ -146,18 +147,25 @@ class Posts:
                     break
                 cell.processed = time
 
-    def holder(self, queue, region, element):
-        """The cell by which the card may hold a buffer for `queue`, or None."""
-        owned = self.by_buffer.get((region.number, region.generation, element), ())
-        for cell in owned:
-            held = cell.ring.queue == queue and cell.ring.gone == NEVER and cell.used == NEVER
-            if held and cell.told is None and PostOutcome.ACCEPTED in self.verdicts(cell):
-                return cell
-        return None
+    def holders(self, region, element, queue=None):
+        """The cells by which the card may hold a buffer, for `queue` if that is given, in order."""
+        for cell in self.by_buffer.get((region.number, region.generation, element), ()):
+            held = cell.ring.gone == NEVER and cell.used == NEVER and cell.told is None
+            mine = queue is None or cell.ring.queue == queue
+            if held and mine and PostOutcome.ACCEPTED in self.verdicts(cell):
+                yield cell
+
+    def doubled(self, queue, region, element):
+        """Whether the buffer of a record of `queue` that shows now was posted again before."""
+        cells = list(self.holders(region, element))
+        if len(cells) > 1:
+            for cell in cells:
+                cell.doubled = True
+        return any(c.doubled for c in cells if c.ring.queue == queue)
 
     def use(self, queue, region, element):
         """A record of `queue` names a buffer: its post has completed, once."""
-        cell = self.holder(queue, region, element)
+        cell = next(self.holders(region, element, queue), None)
         assert cell, (
             f"a record of queue {queue} names element {element} of region {region.number}, which"
             " is not posted there"
