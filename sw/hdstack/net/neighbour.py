@@ -294,5 +294,6 @@ def suspect(s, c, now):
         c["mac"] = row["mac"]
     elif row["state"] != PROBE and now - max(row["asked"], row["confirmed"]) >= ASK_EVERY:
         row["state"] = PROBE
-        row["tries"] = 0
-        expire_neighbour(s, row, now)
+        row["tries"] = 1
+        ask(s, row, now)
+        wake_at(s, row, now + ASK_EVERY)

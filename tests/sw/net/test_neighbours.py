@@ -96,7 +96,7 @@ class Link:
             return frame.dst
         if ICMPv6ND_NS in frame and frame[ICMPv6ND_NS].tgt == self.peer:
             assert frame[ICMPv6NDOptSrcLLAddr].lladdr == OUR_MAC
-            unicast = frame.dst == PEER_MAC
+            unicast = not frame.dst.startswith("33:33:")
             assert frame[IPv6].dst == (self.peer if unicast else "ff02::1:ff00:1")
             return frame.dst
         return None
@@ -206,6 +206,27 @@ def test_a_connection_moves_to_the_new_mac_address_of_its_neighbour_after_r1(lin
     link.mac = NEW_MAC
     link.segment("A")
     assert link.state == "KNOWN" and link.say().dst == NEW_MAC
+
+
+def test_an_answer_that_leads_nowhere_is_asked_about_again(link):
+    nowhere = "02:00:00:00:00:66"
+    link.ask()
+    link.open()
+    link.host.now += S
+    link.say()
+    link.after(5 * S)  # R1, and nobody answers at the old address
+    link.answer(nowhere)
+    frames = []
+    for _ in range(60):
+        frames += link.after(S)
+        if link.everybody in [to for _, to in link.questions(frames)]:
+            break
+    else:
+        raise AssertionError("nobody was asked")
+    assert [f.dst for _, f in frames if TCP in f][-1] == nowhere
+    link.answer(NEW_MAC)
+    frames = link.after(60 * S)
+    assert [f.dst for _, f in frames if TCP in f][-1] == NEW_MAC
 
 
 def test_a_claim_moves_no_connection_that_goes_well(link):
