@@ -476,6 +476,31 @@ def test_commit_shows_a_record_only_after_all_acknowledgements_and_none_after_an
     assert seed or errors, "the first seed has errors"
 
 
+def test_commit_tells_a_post_consumer_that_moved_while_its_queue_was_off_once_it_is_on():
+    dut = Commit(parameters(8))
+
+    async def scenario(ctx):
+        ctx.set(dut.enabled, 0b1011)
+        ctx.set(dut.consumer, 77)
+        ctx.set(dut.moved.payload, 2)
+        ctx.set(dut.moved.valid, 1)
+        await ctx.tick()
+        ctx.set(dut.moved.valid, 0)
+        for _ in range(20):  # several rounds of the scan
+            assert not ctx.get(dut.index.valid)
+            await ctx.tick()
+        ctx.set(dut.enabled, 0b1111)
+        told = []
+        for _ in range(20):
+            await ctx.tick()
+            if ctx.get(dut.index.valid):
+                update = ctx.get(dut.index.payload)
+                told.append((update.queue, update.low, update.high))
+        assert told == [(2, 0, 77)]
+
+    simulate(dut, scenario)
+
+
 def test_index_table_reads_zero_after_reset_and_clear_and_else_what_was_written():
     dut = IndexTable(2, 2)
     rng = random.Random(4)
