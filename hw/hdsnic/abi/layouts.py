@@ -149,11 +149,11 @@ class CommandKind(IntEnum):
     REVOKE = 2
     """Revoke the regions of the bit mask `offset`; completes when no access can follow (I6)."""
     RULE = 3
-    """Store the exact rule that follows (EXACT_RULE); completes when no frame that was looked up
-    before is on its way (R15)."""
+    """Store the exact rule that follows (EXACT_RULE); fenced as by FENCE, so it completes when no
+    frame that was looked up before is on its way (R15)."""
     FENCE = 4
-    """Completes when every frame looked up before it has completed, and its index was written
-    (R15)."""
+    """Completes when every frame looked up before it has completed, and the receive indices that
+    show it are written (R15)."""
     QUEUE_RESET = 5
     """Switch `queue` off and drop what waits in it; completes when its indices are final."""
 

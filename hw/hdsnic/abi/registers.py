@@ -109,8 +109,8 @@ class CONTROL:
     INDEX_BASE = Register("INDEX_BASE", 0x058, Access.RW, "offset of the index slots, in 4 KiB")
     FENCE = Register(
         "FENCE", 0x05C, Access.RW,
-        "write: begin a fence; read: 1 until every frame looked up before it has completed, and its"
-        " index was written (R15)",
+        "write: begin a fence; read: 1 until every frame looked up before it has completed, and the"
+        " receive indices that show it are written (R15)",
     )  # fmt: skip
     ERROR = Register(
         "ERROR", 0x060, Access.W1C, "refused settings and failures since cleared",

@@ -17,7 +17,7 @@ class Fence(wiring.Component):
     Frames complete in the order in which egress takes them, so a count is enough. A frame that a
     command injects may overtake frames that wait in the frame buffer: it is added to every wait
     that is under way, which then ends no sooner than it must. Then the receive indices catch up, so
-    that software which knows of the fence's end finds all their records.
+    that software that sees the fence end finds all their records.
 
     Parameters
     ----------

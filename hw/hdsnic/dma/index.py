@@ -21,11 +21,15 @@ class IndexWriter(wiring.Component):
 
     An update of each half is taken every cycle. One that meets an idle port leaves a cycle later;
     else it is written, together with those that it overtook, as soon as `port_idle` is 1, and at
-    the latest when 16 updates of its half wait, a queue at a time, in turn. A write takes both
-    halves of a slot if both have changed: 8 bytes, or 16.
+    the latest when 16 updates of its half wait or a user asks to catch up, a queue at a time, in
+    turn. A write takes both halves of a slot if both have changed: 8 bytes, or 16.
 
     `rx_written` and `tx_written` give the queue once the memory has acknowledged the half: only
     then may software be interrupted. They say nothing of a write that met an error.
+
+    Parameters
+    ----------
+    users: how many may ask to catch up at a time.
 
     Ports
     -----
@@ -34,10 +38,6 @@ class IndexWriter(wiring.Component):
     acknowledged.
     catch_up: a pulse, of each user. behind: from the next cycle, until all `rx_update`s up to the
     pulse are written and acknowledged.
-
-    Parameters
-    ----------
-    users: how many may ask to catch up at a time.
     """
 
     def __init__(self, parameters, users=1):

@@ -65,7 +65,8 @@ class Commit(wiring.Component):
     it is its frame's last. header_done, header_error, payload_done, payload_error: of the
     `WriteClient`s. finish: an element's buffer is complete. flushed: post outcomes. outcome: one
     for each frame. index: see `Egress`; for queues that are `enabled`.
-    index_queue -> consumer, moved: of `PostFetcher`. empty: no frame is on its way.
+    index_queue -> consumer, moved: of `PostFetcher`. A move of a queue that is not enabled waits
+    until it is. empty: no frame is on its way. settled: nor does a move wait.
     """
 
     def __init__(self, parameters):
@@ -93,6 +94,7 @@ class Commit(wiring.Component):
                 "consumer": In(32),
                 "index": Out(Strobe(IndexUpdate(p))),
                 "empty": Out(1),
+                "settled": Out(1),
             }
         )
 
@@ -188,7 +190,10 @@ class Commit(wiring.Component):
             self.index.payload.low.eq(Mux(visible, entry.producer, producer.value[0])),
             self.index.payload.high.eq(self.consumer),
         ]
-        m.d.comb += self.empty.eq(entries.empty & ~self.outcome.valid)
+        m.d.comb += [
+            self.empty.eq(entries.empty & ~self.outcome.valid),
+            self.settled.eq(self.empty & ~(moved & self.enabled).any() & ~self.index.valid),
+        ]
 
         m.submodules.faults = faults = StreamFifo(Fault(p), _FAULTS)
         wiring.connect(m, faults.output, wiring.flipped(self.faults))

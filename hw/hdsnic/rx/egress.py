@@ -223,7 +223,7 @@ class Egress(wiring.Component):
             commit.payload_error.eq(self.payload.error),
             self.completed.eq(self.outcome.valid),
             self.idle.eq(
-                placer.quiet & splitter.idle & commit.empty & fetcher.idle & ~handles.hold
+                placer.quiet & splitter.idle & commit.settled & fetcher.idle & ~handles.hold
             ),
         ]
         return m

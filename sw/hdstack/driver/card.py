@@ -292,7 +292,7 @@ class Card:
             raise ConfigurationError(f"{what} {index}; the card has {limit}")
 
     def fence(self) -> None:
-        """Wait until every frame looked up before has completed (R15)."""
+        """Wait until every frame looked up before has completed, and shows (R15)."""
         self._put(CONTROL.FENCE, 1)
         self._wait(CONTROL.FENCE, 0, lambda value: value == 0, "a fence")
 

@@ -105,7 +105,7 @@ class Commands:
         return self.submit(CommandKind.REVOKE, offset=sum(1 << r for r in set(regions)))
 
     def fence(self) -> int:
-        """Complete when every frame that was looked up before has completed (R15)."""
+        """Complete when every frame that was looked up before has completed, and shows (R15)."""
         return self.submit(CommandKind.FENCE)
 
     def reset_queue(self, queue: int) -> int:

@@ -37,7 +37,7 @@ from .timers import (
     stop_retransmit,
     update_deadline,
 )
-from .window import set_edge
+from .window import WINDOW_MAX, set_edge
 
 FINISHED = int(EventKind.FINISHED)
 REFUSED = int(CloseReason.REFUSED)
@@ -347,7 +347,7 @@ def on_payload(s, index, seq, now):
     if length > 0:
         if seq > c["rcv_nxt"]:
             count(s, counters.OUT_OF_ORDER)
-        c["received"] = 1
+        c["received"] = min(c["received"] + length, WINDOW_MAX)
         keep(s, index, seq, length, p["region"], offset)
         deliver(s, index)
     else:

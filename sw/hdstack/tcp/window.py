@@ -2,9 +2,10 @@
 
 The card tells with each record how many buffers the queue has left; times the bytes that a buffer
 has lately held (one-byte segments take a whole buffer each) this is the budget of the
-application. A connection is offered up to half of what is not yet promised, so the busy ones grow
-and an idle one keeps its small first promise. What was promised is never taken back. Buffers that
-UDP sockets may still take are left out.
+application. A connection is offered up to half of what is not yet promised, and no more than a
+small first promise and twice what it has received: so those that receive grow, and one that only
+sends, or is idle, takes nothing from them. What was promised is never taken back. Buffers that UDP
+sockets may still take are left out.
 """
 
 from ..compile import part
@@ -17,6 +18,8 @@ WINDOW_SHIFT = 4
 """Scale (RFC 7323) of the windows that we send: up to 1 MiB."""
 FIRST_SEGMENTS = 4
 """The promise of a connection that has not yet received, in segments."""
+GROWTH = 2
+"""Bytes by which it may grow for each that was received: more than a peer's slow start needs."""
 POSTED_MAX = 255
 """The card's count saturates here."""
 
@@ -97,8 +100,7 @@ def offered_edge(s, c):
     want = promise + max(spare, 0) // 2
     if spare < 8 * mss:
         want = promise + max(spare, 0)  # the last of it whole, or nobody gets a full segment
-    if c["received"] == 0:
-        want = min(want, FIRST_SEGMENTS * mss)
+    want = min(want, FIRST_SEGMENTS * mss + GROWTH * c["received"])
     # one segment where there is a buffer for it, or tiny segments (and the probes of a closed
     # window are such) would keep it closed for ever; a saturated count means more than we know of
     if buffers * mss - promised >= mss or q["saturated"]:

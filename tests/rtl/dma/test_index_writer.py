@@ -15,7 +15,7 @@ WIDTHS = pytest.mark.parametrize("bus_bytes", [8, 64])
 class Slots:
     """The port of the writer: always ready, answers after `latency` cycles; keeps what was written.
 
-    `writes` are (address, length); `memory` is byte -> value.
+    `writes` are (address, length); `memory` is byte -> value, of what was acknowledged.
     """
 
     def __init__(self, dut, bus_bytes, latency=3):
@@ -24,15 +24,15 @@ class Slots:
         self.cycle, self.error = 0, 0
 
     async def run(self, ctx):
-        write, at, due = self.dut.write, None, []
+        write, at, due, burst = self.dut.write, None, [], {}
         ctx.set(write.request.ready, 1)
         ctx.set(write.beats.ready, 1)
         while True:
-            done = bool(due and due[0] <= self.cycle)
+            done = bool(due and due[0][0] <= self.cycle)
             ctx.set(write.done, done)
             ctx.set(write.error, done and self.error)
             if done:
-                due.pop(0)
+                self.memory |= due.pop(0)[1]
             *_, asked, request, given, beat = await ctx.tick().sample(
                 write.request.valid, write.request.payload, write.beats.valid, write.beats.payload
             )
@@ -43,10 +43,11 @@ class Slots:
             if given:
                 for lane in range(self.bus_bytes):
                     if beat.strobe >> lane & 1:
-                        self.memory[at + lane] = beat.data >> 8 * lane & 0xFF
+                        burst[at + lane] = beat.data >> 8 * lane & 0xFF
                 at += self.bus_bytes
                 if beat.last:
-                    due.append(self.cycle + self.latency)
+                    due.append((self.cycle + self.latency, burst))
+                    burst = {}
 
     def half(self, queue, half):
         """(low, high) of half a slot."""
@@ -75,10 +76,10 @@ def test_writes_wait_for_an_idle_port_but_not_for_more_than_16_updates(bus_bytes
         ctx.set(dut.base, BASE)
         for k in range(1, 16):
             await update(ctx, dut.rx_update, 3, k)
-        await ctx.tick().repeat(5)
+        await ctx.tick().repeat(8)
         assert slots.writes == []  # the port is busy, and fewer than 16 wait
         await update(ctx, dut.rx_update, 3, 16, 7)
-        await ctx.tick().repeat(5)
+        await ctx.tick().repeat(8)
         assert slots.writes == [(BASE + 3 * 64, 8)]
         assert slots.half(3, 0) == (16, 7)
         ctx.set(dut.port_idle, 1)
@@ -170,7 +171,7 @@ def test_the_last_update_of_every_queue_is_written_and_told(bus_bytes, idle):
 def test_who_asks_to_catch_up_waits_for_the_updates_before_and_not_for_those_after(
     bus_bytes, idle, latency
 ):
-    dut, slots = IndexWriter(Parameters(bus_bytes=bus_bytes), 2), None
+    dut = IndexWriter(Parameters(bus_bytes=bus_bytes), 2)
     slots = Slots(dut, bus_bytes, latency)
     rng = random.Random(bus_bytes + latency)
     waits = []

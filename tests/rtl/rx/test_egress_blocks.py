@@ -501,6 +501,32 @@ def test_commit_tells_a_post_consumer_that_moved_while_its_queue_was_off_once_it
     simulate(dut, scenario)
 
 
+def test_commit_is_not_settled_while_a_post_consumer_of_a_queue_that_is_on_is_untold():
+    dut = Commit(parameters(8))
+
+    async def scenario(ctx):
+        ctx.set(dut.enabled, 0b1101)
+        await ctx.tick()
+        for queue in range(4):
+            for _ in range(queue):  # another place of the scan
+                await ctx.tick()
+            assert ctx.get(dut.settled)
+            ctx.set(dut.moved.payload, queue)
+            ctx.set(dut.moved.valid, 1)
+            await ctx.tick()
+            ctx.set(dut.moved.valid, 0)
+            told = 0
+            for _ in range(8):
+                told += ctx.get(dut.index.valid)
+                assert not (ctx.get(dut.settled) and ctx.get(dut.index.valid))
+                settled = ctx.get(dut.settled)
+                assert settled == (queue == 1 or told == 1) or ctx.get(dut.index.valid)
+                await ctx.tick()
+            assert settled and told == (queue != 1)
+
+    simulate(dut, scenario)
+
+
 def test_index_table_reads_zero_after_reset_and_clear_and_else_what_was_written():
     dut = IndexTable(2, 2)
     rng = random.Random(4)

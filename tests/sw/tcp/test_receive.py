@@ -173,6 +173,24 @@ def test_promises_stay_within_posted_buffers_over_many_connections():
     host.check_whole()
 
 
+def test_a_connection_that_only_sends_takes_no_window_from_those_that_receive():
+    host = Host(load(False), buffers=250)
+    host.listen(80)
+    script = Script(host)
+    script.open(shift=3)
+    script.give(0, seq=1, ack=1, payload=b"request")
+    for k in range(40):
+        host.send(script.connection, b"x" * 1000)
+        assert script.take()
+        script.give(0, seq=8, ack=1 + 1000 * (k + 1))
+    assert script.row["rcv_adv"] - script.row["rcv_nxt"] < 5 * 1460
+    other = Script(host, sport=6000)
+    other.open(shift=3)
+    for k in range(40):
+        other.give(0, seq=1 + 1460 * k, ack=1, payload=b"x" * 1460)
+    assert other.row["rcv_adv"] - other.row["rcv_nxt"] > 60 * 1460
+
+
 def test_small_segments_make_the_window_small(host, script):
     """A buffer that held a byte counts as one byte (R22)."""
     for k in range(150):
