@@ -40,11 +40,6 @@ class Arrival:
     outcomes: dict = field(default_factory=dict)  # setting -> oracle's answer
 
 
-def _holds(data, parts):
-    """Whether `data` has each of `parts`, (begin, bytes), in its place."""
-    return all(data[begin : begin + len(part)] == part for begin, part in parts)
-
-
 class Arrivals:
     """All frames of a case in order; `take` as records show, `settle` against the counters."""
 
@@ -75,17 +70,14 @@ class Arrivals:
     def take(self, queue, fields, header, payload):
         """A record that has just become visible, with its payload as it lies in memory now."""
         time = now()
-        parts = list(self._parts(queue, fields, payload)) if payload else []
-        sure = [(begin, data) for begin, data, doubled, *_ in parts if not doubled]
+        payload, buffers = self._payload(queue, fields, payload)
         if fields["reason"] == RxOutcome.PLACED:
             arrival = self.places.get(fields["hash"])
             assert arrival and arrival.seen == NEVER, f"a PLACED record of cookie {fields['hash']}"
-            assert (arrival.placed, len(arrival.data)) == (queue, len(payload)), "what was placed"
-            assert _holds(arrival.data, sure), "placed bytes"
+            assert (arrival.placed, arrival.data) == (queue, payload), "placed bytes"
             assert not header
         else:
-            sure = [(0, header), *((len(header) + begin, data) for begin, data in sure)]
-            arrival = self._find(queue, fields, header, payload, sure)
+            arrival = self._find(queue, fields, header, payload)
             assert arrival.serial > self.last[queue], f"frame {arrival.serial} overtook another"
             self.last[queue] = arrival.serial
             self.unseen.remove(arrival)
@@ -93,18 +85,12 @@ class Arrivals:
         arrival.cells = abi.record_cells(fields["header_length"], fields["extensions"])
         self.records[queue].append(arrival)
         self.total += 1
-        for part in parts:
-            self._buffer(queue, *part[1:])
+        for region, element in buffers:
+            self.case.posts.use(queue, region, element)
 
-    def _find(self, queue, fields, header, payload, sure):
-        """The frame of a record, which must be one that the oracle says of it; `sure` of its bytes
-        are still those that were written for it."""
-        length = len(header) + len(payload)
-        found = [
-            a
-            for a in self.unseen
-            if a.end != NEVER and len(a.data) >= length and _holds(a.data, sure)
-        ]
+    def _find(self, queue, fields, header, payload):
+        """The frame of a record, which must be one that the oracle says of it."""
+        found = [a for a in self.unseen if a.data.startswith(header + payload) and a.end != NEVER]
         told = []
         for arrival in found:
             for outcome, want in self.fates(arrival, now()):
@@ -124,12 +110,12 @@ class Arrivals:
         """[(outcome, fields or None)] by the oracle, for each setting that may have counted.
 
         A setting whose change was fenced is out of the question for a record that shows after the
-        fence (R15), unless an error kept an index from showing.
+        fence (R15).
         """
         out = []
         for span in self.case.settings.spans:
             met = span.possible(arrival.start, arrival.end + LOOKUP_CYCLES)
-            late = seen != NEVER and seen > span.fenced and not self.case.errors.any
+            late = seen != NEVER and seen > span.fenced
             if not met or late:
                 continue
             if span not in arrival.outcomes:
@@ -140,38 +126,55 @@ class Arrivals:
                 out.append(arrival.outcomes[span])
         return out
 
-    def _parts(self, queue, fields, payload):
-        """(begin, data, doubled, region, element) for each buffer of a record's payload.
+    def _payload(self, queue, fields, payload):
+        """(payload as it was written for this record, its buffers): it lies where it was claimed
+        for, every byte written once, and nothing else (I1, I2, I4).
 
-        `doubled`: its application has posted it again before it knew of this record, so that
-        another frame may be in it by now.
+        A buffer that its application has posted again before it knew of this record may be taken
+        once more by now: what was written for this record is what came first.
         """
+        if not payload:
+            return b"", []
         at, chain = 0, fields["chain"]
         first = fields["payload_length"] - sum(buffer["length"] for buffer in chain)
-        buffers = [{**fields, "length": first}, *chain]
-        for k, buffer in enumerate(buffers):
-            region, element = self.case.region(buffer["region"]), buffer["element"]
+        written, buffers = [], []
+        for buffer in ({**fields, "length": first}, *chain):
+            region, element, length = (
+                self.case.region(buffer["region"]), buffer["element"], buffer["length"]
+            )  # fmt: skip
             assert region, (
                 f"a record of queue {queue} names region {buffer['region']}, which is none"
             )
-            full = buffer["length"] == region.element_bytes
-            assert full or k == len(buffers) - 1, "a buffer before the last of a chain is not full"
-            data = payload[at : at + buffer["length"]]
-            yield at, data, self.case.posts.doubled(queue, region, element), region, element
-            at += buffer["length"]
+            full = length == region.element_bytes
+            assert full or len(buffers) == len(chain), "a buffer before the last one is not full"
+            doubled = self.case.posts.doubled(queue, region, element)
+            shown, at = payload[at : at + length], at + length
+            written.append(self._written(region, element, shown, doubled))
+            buffers.append((region, element))
+        return b"".join(written), buffers
 
-    def _buffer(self, queue, data, doubled, region, element):
-        """Payload lies where it was claimed for, every byte written once, and nothing else (I1, I2,
-        I4)."""
-        self.case.posts.use(queue, region, element)
-        written = sorted((offset, data) for _, offset, data in region.writes.pop(element, ()))
-        if doubled:
-            return
-        end = 0
-        for offset, piece in written:
+    def _written(self, region, element, shown, doubled):
+        """The bytes that were written into a buffer for a record, of which memory has `shown`."""
+        frames, end = [], 0
+        for write in region.writes.pop(element, ()):
+            _, offset, data = write
+            if offset == 0:
+                frames.append([])
+                end = 0
             assert offset == end, f"bytes {end} to {offset} were left out, or written twice"
-            end += len(piece)
-        assert b"".join(piece for _, piece in written) == data, "other bytes were written"
+            frames[-1].append(write)
+            end += len(data)
+        if self.case.errors.any:  # what was written for records that are void is of no interest
+            if doubled:
+                return shown
+            del frames[:-1]
+        found = b"".join(data for _, _, data in frames[0]) if frames else b""
+        assert len(found) == len(shown), f"{len(found)} bytes were written, not {len(shown)}"
+        assert doubled or (found == shown and len(frames) == 1), "other bytes were written"
+        left = [write for frame in frames[1:] for write in frame]
+        if left:
+            region.writes[element] = left
+        return found
 
     # -- drops -----------------------------------------------------------------------------------
 
@@ -242,19 +245,20 @@ class Arrivals:
             out.add((queue, rx.NO_RING_SPACE))
         if not wants:
             return out
-        if self._may_lack_buffers(arrival, queue, payload):
+        lacks, filled = self._may_lack_buffers(arrival, queue, payload)
+        owned = [
+            span.state
+            for history in case.regions.values()
+            for span in history.spans
+            if span.state and span.state.owner == case.owners[queue]
+        ]
+        if lacks:
             out.add((queue, rx.NO_BUFFER))
-            owned = [
-                span.state
-                for history in case.regions.values()
-                for span in history.spans
-                if span.state and span.state.owner == case.owners[queue]
-            ]
             if any(not case.surely_live(r.number, r.generation, None, span[1]) for r in owned):
                 out.add((queue, rx.BAD_REGION))
-            chain = case.parameters.chain_max
-            if any(payload > chain * region.element_bytes for region in owned):
-                out.add((queue, rx.PAYLOAD_TOO_LARGE))
+        chain = case.parameters.chain_max
+        if filled or (lacks and any(payload > chain * region.element_bytes for region in owned)):
+            out.add((queue, rx.PAYLOAD_TOO_LARGE))
         return out
 
     def _may_lack_space(self, arrival, queue, header):
@@ -282,6 +286,7 @@ class Arrivals:
         return before - returned + needed > ring_cells
 
     def _may_lack_buffers(self, arrival, queue, payload):
+        """Whether there may be too few, and whether as many as a chain has may be too small."""
         posts, most = self.case.posts, self.case.parameters.chain_max
         earlier = [
             a
@@ -298,11 +303,12 @@ class Arrivals:
         certain = smallest(
             c for c in posts.certain(*span) if c.used == NEVER or c.used not in taken_at
         )
-        if len(certain) < most and sum(certain) < payload:
-            return True
         # Those that may be there as well may stand before them, and fill the chain.
         possible = smallest(posts.possible(*span))
-        return len(possible) == most and sum(possible) < payload
+        return (
+            len(certain) < most and sum(certain) < payload,
+            len(possible) == most and sum(possible) < payload,
+        )
 
     def _may_overflow(self, arrival):
         """Whether the frames that may still have been inside fill the buffer with this one."""

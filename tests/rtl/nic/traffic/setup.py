@@ -79,7 +79,10 @@ async def give_up_ring(case, queue):
             held = [c for c in case.posts.by_buffer[cell.buffer] if c.ring.gone > now()]
             if cell.element < region.postable and not held:
                 case.posts.free[region].add(cell.element)
-                region.writes.pop(cell.element, None)  # of a record that an error made void
+                written = region.writes.pop(cell.element, None)
+                assert not written or case.errors.any, (
+                    f"element {cell.element} of region {region.number} was written for no record"
+                )
 
 
 async def store_ring(case, queue, region, page):
