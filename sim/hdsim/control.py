@@ -155,9 +155,9 @@ class ControlSocket:
         for client in self._clients.values():
             client.close()
         self._clients.clear()
-        self._listener.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
+        self._listener.close()
 
     def _accept(self):
         self.sweep()

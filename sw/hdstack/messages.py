@@ -5,9 +5,11 @@ checked here for form (size, JSON, an object) and by the caller for meaning.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 from .errors import HdstackError, ServiceError
@@ -59,31 +61,63 @@ def connect(path, what: str, timeout: float = 5.0) -> socket.socket:
 def listen(path: Path, what: str) -> socket.socket:
     """The control socket of the process `what` at `path`; one that a dead process left is replaced.
 
-    Anybody may connect: who may do what is decided by credentials. Raises ServiceError.
+    Anybody may connect: who may do what is decided by credentials. Unlink it before it is closed,
+    or that may hit the socket of a process that has replaced it. Raises ServiceError.
     """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.setblocking(False)
+        # Of two that start at a time, one finds the socket of the other, listening.
+        with _locked(path.parent, what):
+            _clear(path, what)
+            listener.bind(str(path))
+            path.chmod(0o666)
+            listener.listen(64)
+    except OSError as error:
+        listener.close()
+        raise ServiceError(f"the control socket {path} cannot be made: {error.strerror}") from None
+    except ServiceError:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, what: str):
+    """While this lasts, nobody else makes a socket in `directory`; waits for a second at most."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for attempt in range(51):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 50:
+                    raise ServiceError(
+                        f"another process holds the lock of {directory}, so no {what} can start"
+                        " there; end it, or choose another run directory"
+                    ) from None
+                time.sleep(0.02)  # a lock can only be polled with a bound
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(path: Path, what: str) -> None:
+    """Make sure that nobody listens at `path`; remove a socket that a dead process left."""
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as probe:
         probe.setblocking(False)
         try:
             probe.connect(str(path))
-            raise ServiceError(f"a {what} runs already at {path}; choose another run directory")
-        except BlockingIOError:
-            raise ServiceError(f"a busy {what} runs already at {path}") from None
-        except FileNotFoundError:
+        except BlockingIOError:  # its backlog is full
             pass
+        except FileNotFoundError:
+            return
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise ServiceError(f"the control socket {path} cannot be made: {error}") from error
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        listener.setblocking(False)
-        listener.bind(str(path))
-        path.chmod(0o666)
-        listener.listen(64)
-    except OSError as error:
-        listener.close()
-        raise ServiceError(f"the control socket {path} cannot be made: {error}") from error
-    return listener
+            if path.is_socket():
+                path.unlink()
+            return
+    raise ServiceError(f"a {what} runs already at {path}; choose another run directory")
 
 
 def send(control, message: dict, descriptors=(), limit: int = MESSAGE_BYTES) -> None:

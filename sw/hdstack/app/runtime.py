@@ -119,11 +119,9 @@ class Runtime:
         """Why stack or device are gone, in a sentence; None while they are there."""
         return None if self._gone == _CLOSED else self._gone
 
-    async def until_lost(self) -> str:
-        """Wait until stack or device are gone; why."""
-        while not self.lost:
-            self._ending.clear()
-            await self._ending.wait()
+    async def until_lost(self) -> str | None:
+        """Wait until stack or device are gone; why. None once the runtime was closed."""
+        await self._ending.wait()
         return self.lost
 
     def maps(self) -> list[memory.MapEntry]:
@@ -429,6 +427,8 @@ class Runtime:
             raise
         except Exception as error:
             connection.abort_quietly()
+            if isinstance(error, ServiceError) and self._gone:
+                return  # said to whoever waits for the server, and once
             self.loop.call_exception_handler(
                 {"message": f"handler of {connection} failed", "exception": error}
             )

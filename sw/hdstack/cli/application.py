@@ -18,6 +18,9 @@ from .errors import CommandError
 
 __all__ = ["Control", "run_application", "tell_ready"]
 
+_LAST_WORDS_SECONDS = 1.0
+"""For what a body has to say or to put away once the stack is gone."""
+
 
 def tell_ready(ready_fd: int | None) -> None:
     """Tell the parent, by a line on its pipe, that all is set up."""
@@ -89,8 +92,11 @@ def run_application(
                 loop.add_signal_handler(number, task.cancel)
             lost = asyncio.ensure_future(runtime.until_lost())
             await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():  # it may well have heard of it, and have a better sentence
+                await asyncio.wait({task}, timeout=_LAST_WORDS_SECONDS)
             if not task.done():
                 task.cancel()
+                await asyncio.wait({task}, timeout=_LAST_WORDS_SECONDS)
                 raise CommandError(lost.result())
             lost.cancel()
             await task

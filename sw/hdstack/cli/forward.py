@@ -17,6 +17,7 @@ import struct
 import termios
 from pathlib import Path
 
+from ..errors import HdstackError
 from .application import run_application, tell_ready
 from .common import say
 from .errors import CommandError
@@ -67,7 +68,7 @@ class Forwarder:
         """Serve a connection that the kernel accepted."""
         try:
             reader, writer = await self.runtime.open_connection(*self.target, _CONNECT_SECONDS)
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, HdstackError):
             self.figures["refused"] += 1
             _close_by_reset(near)
             return

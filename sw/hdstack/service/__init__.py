@@ -179,9 +179,9 @@ def main(run_directory, address: str, mac: str, *, uid: int | None = None, gid: 
         server.run()
     finally:
         signal.set_wakeup_fd(-1)
-        server.close()
         with contextlib.suppress(OSError):
             path.unlink()
+        server.close()
 
 
 def observe(run_directory, operation: str) -> dict:

@@ -185,6 +185,8 @@ class Posts:
             if cell.used == NEVER and outcome in self.allowed(cell):
                 cell.told = outcome
                 return
+            if twin:
+                twin.used, cell.used = cell.used, twin.used
         ended = [r for r in self.all_rings if r.queue == queue and self._may_be_refused(r)]
         assert ended and outcome in (PostOutcome.BAD_REGION, PostOutcome.BAD_OWNER), (
             f"queue {queue} is told that post {index} was {outcome!r}, which fits none of "
