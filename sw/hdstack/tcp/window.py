@@ -3,9 +3,9 @@
 The card tells with each record how many buffers the queue has left; times the bytes that a buffer
 has lately held (one-byte segments take a whole buffer each) this is the budget of the
 application. A connection is offered up to half of what is not yet promised, and no more than a
-small first promise and twice what it has received: so those that receive grow, and one that only
-sends, or is idle, takes nothing from them. What was promised is never taken back. Buffers that UDP
-sockets may still take are left out.
+small first promise and some times what it has received: so those that receive grow, and one that
+only sends, or is idle, takes nothing from them. What was promised is never taken back. Buffers that
+UDP sockets may still take are left out.
 """
 
 from ..compile import part
@@ -18,8 +18,9 @@ WINDOW_SHIFT = 4
 """Scale (RFC 7323) of the windows that we send: up to 1 MiB."""
 FIRST_SEGMENTS = 4
 """The promise of a connection that has not yet received, in segments."""
-GROWTH = 2
-"""Bytes by which it may grow for each that was received: more than a peer's slow start needs."""
+GROWTH = 8
+"""Bytes by which it may grow for each that was received: a first segment makes room for more than
+the ten of a first flight (RFC 6928)."""
 POSTED_MAX = 255
 """The card's count saturates here."""
 

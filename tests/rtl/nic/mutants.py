@@ -90,8 +90,12 @@ MUTANTS = (
     ),
     Mutant(
         "fence_does_not_wait", "R15", "csr.fence",
-        "self.waiting[k].eq((ahead != 0) | (left != 0))",
-        "self.waiting[k].eq(((ahead != 0) | (left != 0)) & ~MUTANT)",
+        "counting.eq((ahead != 0) | (left != 0))",
+        "counting.eq(((ahead != 0) | (left != 0)) & ~MUTANT)",
+    ),
+    Mutant(
+        "fence_does_not_wait_for_indices", "R15", "csr.fence",
+        "| self.behind[k])", "| (self.behind[k] & ~MUTANT))",
     ),
     Mutant(
         "drop_not_counted", "R16", "rx.ingress",
