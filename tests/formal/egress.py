@@ -80,7 +80,7 @@ class DispatchSpec(Spec):
         Property(
             "I6 idle egress stands still in all its blocks",
             "`idle` only while the placer is quiet, no post is fetched or checked, no frame waits "
-            "for its commit, and no posts are discarded.",
+            "for its commit, no index waits to be told, and no posts are discarded.",
             (
                 Mutant(
                     "idle while posts are read",
@@ -91,8 +91,14 @@ class DispatchSpec(Spec):
                 Mutant(
                     "idle while writes are not acknowledged",
                     _MODULE,
-                    "splitter.idle & commit.empty & fetcher",
-                    "splitter.idle & fetcher",
+                    "commit.settled & commit.empty & fetcher",
+                    "commit.settled & fetcher",
+                ),
+                Mutant(
+                    "idle while an index waits to be told",
+                    _MODULE,
+                    "still & commit.settled",
+                    "still",
                 ),
             ),
             depth=6,
@@ -172,5 +178,11 @@ class DispatchSpec(Spec):
         self.prove(
             m,
             self.properties[3].name,
-            egress.idle.implies(v.placer.quiet & v.fetcher.idle & v.commit.empty & ~v.handles.hold),
+            egress.idle.implies(
+                v.placer.quiet
+                & v.fetcher.idle
+                & v.commit.empty
+                & v.commit.settled
+                & ~v.handles.hold
+            ),
         )

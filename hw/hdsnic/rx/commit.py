@@ -66,7 +66,8 @@ class Commit(wiring.Component):
     `WriteClient`s. finish: an element's buffer is complete. flushed: post outcomes. outcome: one
     for each frame. index: see `Egress`; for queues that are `enabled`.
     index_queue -> consumer, moved: of `PostFetcher`. A move of a queue that is not enabled waits
-    until it is. empty: no frame is on its way. settled: nor does a move wait.
+    until it is. empty: no frame is on its way. settled: no move of
+    a queue that is on waits.
     """
 
     def __init__(self, parameters):
@@ -192,7 +193,7 @@ class Commit(wiring.Component):
         ]
         m.d.comb += [
             self.empty.eq(entries.empty & ~self.outcome.valid),
-            self.settled.eq(self.empty & ~(moved & self.enabled).any() & ~self.index.valid),
+            self.settled.eq(~(moved & self.enabled).any() & ~self.index.valid),
         ]
 
         m.submodules.faults = faults = StreamFifo(Fault(p), _FAULTS)

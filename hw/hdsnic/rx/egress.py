@@ -216,15 +216,15 @@ class Egress(wiring.Component):
         connect(m, commit.outcome, flipped(self.outcome))
         connect(m, commit.faults, flipped(self.rx_fault))
         connect(m, fetcher.faults, flipped(self.post_fault))
+        still = Signal()
         m.d.comb += [
             commit.header_done.eq(self.header.done),
             commit.header_error.eq(self.header.error),
             commit.payload_done.eq(self.payload.done),
             commit.payload_error.eq(self.payload.error),
             self.completed.eq(self.outcome.valid),
-            self.idle.eq(
-                placer.quiet & splitter.idle & commit.settled & fetcher.idle & ~handles.hold
-            ),
+            still.eq(placer.quiet & splitter.idle & ~handles.hold),
+            self.idle.eq(still & commit.settled & commit.empty & fetcher.idle),
         ]
         return m
 
