@@ -33,10 +33,10 @@ class Errors:
         """Whether the queue is still to be set up anew."""
         return any(h[0] == queue and h[2] == NEVER for h in self.hurt)
 
-    def healed(self, queue):
-        """The queue's rings were stored anew."""
+    def healed(self, queue, asked):
+        """The queue's rings were stored anew, which was asked for at `asked`."""
         for entry in self.hurt:
-            if entry[0] == queue and entry[2] == NEVER:
+            if entry[0] == queue and entry[1] <= asked and entry[2] == NEVER:
                 entry[2] = now()
 
     def touched(self, queue, begin, end):

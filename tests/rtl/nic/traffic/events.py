@@ -268,7 +268,10 @@ async def locked_settings(case, rng):
         (_M.REGION_BASE_LO, region.number, _PAGE),
         (_M.POST_RING, rng.choice([q for q, r in case.posts.rings.items() if r]), _PAGE),
     ):
-        accepted = await case.host.write(register, rng.getrandbits(32), index, page)
+        word = rng.getrandbits(32)
+        while register is _C.COMMAND_RING and not register.unpack(word)["log2_bytes"]:
+            word = rng.getrandbits(32)  # that one would switch it off
+        accepted = await case.host.write(register, word, index, page)
         assert not accepted, f"{register.name} {index} was written while it is in use"
 
 

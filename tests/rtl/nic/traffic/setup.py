@@ -143,10 +143,11 @@ async def queue_on(case, queue, rng):
     else:
         case.queues[queue] = History(False)
         case.queues[queue].begin(True, now())
+    asked = now()
     await host.switch_queue(queue, 1)
     case.queues[queue].done(now())
     case.departures.ring_begins(queue)  # a doorbell before that is ignored
-    case.errors.healed(queue)
+    case.errors.healed(queue, asked)
 
 
 # -- steering --------------------------------------------------------------------------------------
