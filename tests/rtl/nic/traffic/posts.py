@@ -179,14 +179,12 @@ class Posts:
         for cell in reversed(self.cells):
             if (cell.ring.queue, cell.index) != (queue, index) or cell.told is not None:
                 continue
-            twin = self._twin(cell) if cell.used != NEVER else None
-            if twin:  # of two posts of a buffer it was the other one that a record used
-                twin.used, cell.used = cell.used, NEVER
+            moved = self._pass_on(cell, set()) if cell.used != NEVER else []
             if cell.used == NEVER and outcome in self.allowed(cell):
                 cell.told = outcome
                 return
-            if twin:
-                twin.used, cell.used = cell.used, twin.used
+            for other, used in moved:
+                other.used = used
         ended = [r for r in self.all_rings if r.queue == queue and self._may_be_refused(r)]
         assert ended and outcome in (PostOutcome.BAD_REGION, PostOutcome.BAD_OWNER), (
             f"queue {queue} is told that post {index} was {outcome!r}, which fits none of "
@@ -197,14 +195,22 @@ class Posts:
             )
         )
 
-    def _twin(self, cell):
-        """Another post that may have been the one by which `cell` was used, or None."""
+    def _pass_on(self, cell, asked):
+        """Of posts of one buffer it was another one that a record used: `cell` passes its use on,
+        and that one its own if it had any. The cells that changed, with what they said before;
+        empty if no other post can have been used then."""
+        asked.add(cell)
         for other in self.by_buffer[cell.buffer]:
-            same = other is not cell and other.ring.queue == cell.ring.queue
+            same = other.ring.queue == cell.ring.queue and other.told is None
             there = other.rung <= cell.used <= other.ring.gone
-            if same and there and other.used == NEVER and other.told is None:
-                return other
-        return None
+            if other in asked or not (same and there):
+                continue
+            moved = self._pass_on(other, asked) if other.used != NEVER else [(other, NEVER)]
+            if moved:
+                before = cell.used
+                other.used, cell.used = before, NEVER
+                return [*moved, (cell, before)]
+        return []
 
     # -- what must be --
 
