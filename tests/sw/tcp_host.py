@@ -67,6 +67,8 @@ class App:
     posted: list = field(default_factory=list)
     events: list = field(default_factory=list)
     streams: dict = field(default_factory=dict)
+    marks: dict = field(default_factory=dict)
+    """Of each connection: before which byte of its stream the peer's urgent data ends."""
     released: dict = field(default_factory=dict)
     finished: set = field(default_factory=set)
     closed: dict = field(default_factory=dict)
@@ -252,14 +254,14 @@ class Host:
             fields["region"] = IPV6
         self.request(RequestKind.CONNECT, queue, socket=socket, port=port, **fields)
 
-    def send(self, connection, data: bytes, offset=None, queue=QUEUE):
+    def send(self, connection, data: bytes, offset=None, queue=QUEUE, flags=0):
         """Put `data` into the send area at `offset` and ask for it to be sent."""
         app = self.apps[queue]
         offset = app.buffers * ELEMENT if offset is None else offset
         app.pool[offset : offset + len(data)] = data
         self.request(
             RequestKind.SEND, queue, connection=connection, region=app.region,
-            generation=app.generation, offset=offset, length=len(data),
+            generation=app.generation, offset=offset, length=len(data), spare=flags,
         )  # fmt: skip
 
     def shutdown(self, connection, queue=QUEUE):
@@ -318,6 +320,10 @@ class Host:
             app.held[element] = (connection, length)
             if app.reads:
                 consumed.append((connection, element, length))
+        elif kind == EventKind.URGENT:
+            mark = len(app.streams.get(connection, b"")) + event["length"]
+            assert mark > app.marks.get(connection, 0) and event["length"] > 0
+            app.marks[connection] = mark
         elif kind == EventKind.RETURNED:
             element = event["offset"] // ELEMENT
             assert event["region"] == app.region and element < app.buffers

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tcp_host import ELEMENT, MS, QUEUE, Host, S, arp_reply
 
-from hdstack.tcp.events import CloseReason, EventKind
+from hdstack.tcp.events import CloseReason, EventKind, SendFlag
 
 SERVER, CLIENT = 0x0A4D0002, 0x0A4D0001
 
@@ -25,13 +25,14 @@ class Link:
 
 
 class Writer:
-    """One application's side of a connection: sends `data` in odd pieces, then SHUTDOWN.
+    """One application's side of a connection: sends `data` in odd pieces, every `urgent`th of them
+    as urgent, then SHUTDOWN.
 
     A buffer is overwritten as soon as it is released: whoever still reads it spoils the stream.
     """
 
-    def __init__(self, host, connection, data, chance, most=6):
-        self.most = most
+    def __init__(self, host, connection, data, chance, most=6, urgent=0):
+        self.most, self.urgent, self.urgent_end = most, urgent, 0
         self.host, self.connection, self.data, self.chance = host, connection, data, chance
         self.sent, self.outstanding, self.sends, self.shut = 0, [], 0, False
 
@@ -51,8 +52,12 @@ class Writer:
                 return
             self.outstanding.append((offset, length))
             self.sends += 1
-            self.host.send(self.connection, self.data[self.sent : self.sent + length], offset)
+            flags = SendFlag.URGENT if self.urgent and self.sends % self.urgent == 0 else 0
+            piece = self.data[self.sent : self.sent + length]
+            self.host.send(self.connection, piece, offset, flags=flags)
             self.sent += length
+            if flags:
+                self.urgent_end = self.sent
         if self.sent == len(self.data) and not self.shut:
             self.shut = True
             self.host.shutdown(self.connection)
@@ -75,7 +80,8 @@ class World:
     """Server and client, `connections` between them, `size` bytes each way at most; the server's
     card cuts segments."""
 
-    def __init__(self, modules, link, seed, connections=2, size=30000, buffers=64, limit=7200 * S):
+    def __init__(self, modules, link, seed, connections=2, size=30000, buffers=64, limit=7200 * S,
+                 urgent=0):  # fmt: skip
         self.link, self.chance, self.limit = link, random.Random(seed), limit
         self.server = Host(modules, SERVER, b"\x02\0\0\0\0\x02", buffers=buffers, seed=seed & 255,
                            tso_bytes=61440)  # fmt: skip
@@ -99,7 +105,7 @@ class World:
             self.data.append([self.chance.randbytes(self.chance.randrange(size)) for _ in "sc"])
             self.client.connect(SERVER, 80, socket=len(self.data) - 1)
         self.writers, self.closed_at = {}, {}
-        self.most = 6
+        self.most, self.urgent = 6, urgent
 
     def on_wire(self, target, frame):
         link, chance = self.link, self.chance
@@ -123,8 +129,9 @@ class World:
                         port = int(host.connection(connection)["local_port"])
                     side = 0 if host is self.server else 1
                     self.writers[host, connection] = Writer(
-                        host, connection, self.stream_of(port)[side], self.chance, self.most
-                    )
+                        host, connection, self.stream_of(port)[side], self.chance, self.most,
+                        self.urgent,
+                    )  # fmt: skip
                 elif event["kind"] == EventKind.CLOSED:
                     self.closed_at[host, event["connection"]] = self.now
                 elif event["kind"] == EventKind.FAILED:
@@ -216,6 +223,8 @@ class World:
             assert self.ended_well(one, other) and self.ended_well(other, one)
             assert bytes(a.app.streams.get(on_a, b"")) == pair[1]
             assert bytes(b.app.streams.get(on_b, b"")) == pair[0]
+            assert a.app.marks.get(on_a, 0) == self.writers[other].urgent_end
+            assert b.app.marks.get(on_b, 0) == self.writers[one].urgent_end
         for host in self.hosts:
             assert host.s["queues"][QUEUE]["connections"] == 0
             assert not host.app.held

@@ -4,9 +4,13 @@ The tests share one scene, in the order in which they stand; the last one ends t
 its capture.
 """
 
+import asyncio
+import fcntl
 import hashlib
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +22,7 @@ import psutil
 import pytest
 from captures import addresses, faulty_frames
 
+import hdstack
 from hdstack.cli.demo.report import (
     describe_memory,
     judge_card,
@@ -29,6 +34,8 @@ from hdstack.cli.demo.transfers import CurlDownload, SocketUpload, random_file
 pytestmark = pytest.mark.kernel_peer
 
 SIZE = 4 << 20
+SIOCATMARK = 0x8905
+"""Linux's ioctl of sockatmark."""
 PEER, STACK = "10.77.0.1", "10.77.0.2"
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -175,6 +182,48 @@ def test_hdsnic_fetch_takes_a_file_from_a_server_of_the_kernel(kernel, applicati
     assert f"{len(data)} bytes" in said and "copied 0 bytes" in said
     assert hashlib.sha256(data).hexdigest() in said
     applications.end("C")
+
+
+def at_mark(client):
+    """Whether the next byte that the kernel gives is its urgent one (sockatmark)."""
+    return struct.unpack("i", fcntl.ioctl(client, SIOCATMARK, bytes(4)))[0] == 1
+
+
+def test_urgent_marks_stand_where_the_kernel_puts_and_finds_them(kernel, applications):
+    """RFC 9293 section 3.8.5, both ways."""
+    heard = []
+
+    async def interrupted(reader, writer):
+        before = await reader.wait_urgent()
+        seen = b""
+        while reader.urgent_bytes:
+            seen += await reader.read(reader.urgent_bytes)
+        heard.append((before <= 5001, seen, await reader.readexactly(5)))
+        writer.write(b"y" * 3000)
+        writer.write_urgent(b"?")
+        writer.write(b"tail")
+        writer.close()
+
+    def talk():
+        with kernel.socket() as client:
+            client.settimeout(30)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            client.connect((STACK, 7100))
+            client.sendall(b"x" * 5000)
+            client.send(b"!", socket.MSG_OOB)
+            client.sendall(b"after")
+            got = b""
+            while not at_mark(client):
+                got += client.recv(65536)
+            return got, client.recv(1), client.recv(4, socket.MSG_WAITALL)
+
+    async def scene():
+        async with await hdstack.connect(applications.run, harden=False) as runtime:
+            await runtime.start_server(interrupted, 7100)
+            return await asyncio.to_thread(talk)
+
+    assert asyncio.run(asyncio.wait_for(scene(), 90)) == (b"y" * 3000, b"?", b"tail")
+    assert heard == [(True, b"x" * 5000 + b"!", b"after")]
 
 
 def test_the_example_of_the_readme_runs(kernel, applications):

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 
 from ..errors import HdstackError
-from ..tcp.events import IPV6, NO_LINGER, CloseFlag, CloseReason, RequestKind
+from ..tcp.events import IPV6, NO_LINGER, CloseFlag, CloseReason, RequestKind, SendFlag
 from .buffers import SendBuffer, View
 from .socket_options import SocketOptions
 from .streams import StreamReader, StreamWriter
@@ -46,6 +46,8 @@ class Connection:
     def __init__(self, runtime, number: int, local: tuple, peer: tuple):
         self.runtime, self.number, self.local, self.peer = runtime, number, local, peer
         self.arrived: deque[View] = deque()
+        self.arrived_bytes = self.urgent_mark = 0
+        """Of the stream: how many came, and before which one the last urgent data ends."""
         self.finished = self.ended_by_peer = False
         self.closed = False
         self.error: Exception | None = None
@@ -55,6 +57,8 @@ class Connection:
         self.discarding = False
         self.backlog: deque = deque()
         self.backlog_bytes = 0
+        self.handed_bytes = self.urgent_end = 0
+        """Of our stream: how many the stack has, and before which one our urgent data ends."""
         self.sent: deque[tuple[SendBuffer, int]] = deque()
         self.unacknowledged = 0
         self.end_wanted = self.ended = False
@@ -90,6 +94,7 @@ class Connection:
         pool = self.runtime.pool
         pool.take(region, offset, length)
         view = View(self, offset, pool.view[offset : offset + length].toreadonly())
+        self.arrived_bytes += length
         if self.discarding:
             view.release()
             self._left_unread()
@@ -99,6 +104,10 @@ class Connection:
 
     def on_finished(self) -> None:
         self.finished = self.ended_by_peer = True
+        self.tell()
+
+    def on_urgent(self, ahead: int) -> None:
+        self.urgent_mark = self.arrived_bytes + ahead
         self.tell()
 
     def on_problem(self, reason: int) -> None:
@@ -170,8 +179,8 @@ class Connection:
     def unsent(self) -> int:
         return self.backlog_bytes + self.unacknowledged
 
-    def queue(self, piece, length: int) -> None:
-        """Append bytes, or a filled SendBuffer, to the stream."""
+    def queue(self, piece, length: int, urgent: bool = False) -> None:
+        """Append bytes, or a filled SendBuffer, to the stream; it may be urgent up to their end."""
         if self.closed or self.end_wanted:
             if isinstance(piece, SendBuffer):
                 piece.done()
@@ -180,6 +189,8 @@ class Connection:
             raise ConnectionResetError(f"{self}: the sending side is closed")
         self.backlog.append((piece, length))
         self.backlog_bytes += length
+        if urgent:
+            self.urgent_end = self.handed_bytes + self.backlog_bytes
         self.push()
 
     def push(self) -> None:
@@ -201,10 +212,12 @@ class Connection:
             self.backlog_bytes -= length
             self.sent.append((buffer, length))
             self.unacknowledged += length
+            self.handed_bytes += length
             runtime.sends += 1
             runtime.ask(
                 RequestKind.SEND, connection=self.number, region=runtime.pool.region,
                 generation=runtime.pool.generation, offset=buffer._start, length=length,
+                spare=SendFlag.URGENT if self.handed_bytes <= self.urgent_end else 0,
             )  # fmt: skip
         if self.closed:
             return
@@ -216,13 +229,15 @@ class Connection:
             runtime.ask(RequestKind.SHUTDOWN, connection=self.number)
 
     def _fill(self):
-        """Copy the pieces of bytes at the head of the backlog into one send buffer."""
+        """Copy the pieces of bytes at the head of the backlog into one send buffer, which ends
+        where urgent data does."""
         wanted = 0
         for piece, length in self.backlog:
             if isinstance(piece, SendBuffer) or wanted >= _CHUNK:
                 break
             wanted += length
-        wanted = min(wanted, _CHUNK)
+        before_mark = self.urgent_end - self.handed_bytes
+        wanted = min(wanted, _CHUNK, before_mark if before_mark > 0 else _CHUNK)
         buffer = self.runtime.allocate(wanted)
         while buffer is None and wanted > 4096:
             wanted //= 2

@@ -343,6 +343,9 @@ class Runtime:
         elif kind == EventKind.PROBLEM:
             if connection is not None:
                 connection.on_problem(reason)
+        elif kind == EventKind.URGENT:
+            if connection is not None:
+                connection.on_urgent(length)
         elif kind >= EventKind.BOUND:
             self._on_datagram(
                 kind, port, socket, number, address, region, reason, offset, length, spare

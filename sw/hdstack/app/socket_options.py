@@ -80,6 +80,9 @@ class SocketOptions:
         if (level, name) == (_SOCKET, socket.SO_LINGER):
             self._set_linger(value)
             return
+        if (level, name) == (_SOCKET, socket.SO_OOBINLINE):
+            self._check_inline(value)
+            return
         text, option, (least, most), first = self._find(level, name)
         if not isinstance(value, int):
             (value,) = struct.unpack("i", value)
@@ -99,6 +102,13 @@ class SocketOptions:
             raise OSError(errno.EINVAL, f"SO_LINGER is {seconds}; 0 to {_LINGER_MAX} s are allowed")
         self.linger_seconds = seconds if on else None
 
+    def _check_inline(self, value):
+        if not (value if isinstance(value, int) else any(value)):
+            raise OSError(
+                errno.EINVAL,
+                "SO_OOBINLINE is 0; only 1 is allowed: urgent data stays in the stream (RFC 6093)",
+            )
+
     def getsockopt(self, level: int, name: int, buflen: int = 0):
         """The value in force as far as known: that of the last answer, or what was asked for since.
 
@@ -109,6 +119,8 @@ class SocketOptions:
             return _LINGER.pack(on, self.linger_seconds or 0) if buflen else int(on)
         if (level, name) == (_SOCKET, socket.SO_TYPE):
             value = int(self.type)
+        elif (level, name) == (_SOCKET, socket.SO_OOBINLINE):
+            value = 1
         elif (level, name) == (_SOCKET, socket.SO_ERROR):
             error = self._c.error
             value = 0 if error is None else (error.errno or errno.ECONNRESET)

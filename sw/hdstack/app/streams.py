@@ -40,6 +40,28 @@ class StreamReader:
         """Why the connection broke, if it did."""
         return self._c.error
 
+    @property
+    def urgent_bytes(self) -> int:
+        """Bytes not yet read up to the end of the peer's urgent data, come or not; 0: none.
+
+        The data is in the stream, as with SO_OOBINLINE (RFC 6093 section 4.1).
+        """
+        c = self._c
+        unread = sum(len(view) for view in c.arrived) + len(self._held)
+        return max(0, c.urgent_mark - (c.arrived_bytes - unread))
+
+    async def wait_urgent(self) -> int:
+        """Wait until the peer says that what follows is urgent; gives `urgent_bytes`.
+
+        0 at the end of the stream. Raises what broke the connection.
+        """
+        c = self._c
+        while not (self.urgent_bytes or c.finished):
+            await c.changed()
+        if c.error is not None and not c.ended_by_peer:
+            raise c.error
+        return self.urgent_bytes
+
     async def _wait(self) -> bool:
         """Wait for payload; False at the end. Raises what broke the connection."""
         c = self._c
@@ -181,6 +203,13 @@ class StreamWriter:
             data = bytes(data)
         if data:
             self._c.queue(memoryview(data), len(data))
+
+    def write_urgent(self, data) -> None:
+        """As `write`, and the peer hears, ahead of all that was written, that the stream is urgent
+        up to the end of `data` (RFC 9293 section 3.8.5). Not for new protocols (RFC 6093)."""
+        data = bytes(data)
+        if data:
+            self._c.queue(memoryview(data), len(data), urgent=True)
 
     def writelines(self, pieces) -> None:
         """`write` each of `pieces`."""

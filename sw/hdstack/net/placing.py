@@ -30,7 +30,7 @@ from ..tcp.tables import (
 )
 from ..tcp.window import on_record
 from . import ipv4
-from .bytesio import get8, get32, put8, put16, put32
+from .bytesio import get8, get16, get32, put8, put16, put32
 from .fragments import FREE, MOVING, data_at
 
 __all__ = ["drop_queue", "next_place", "place_answered"]
@@ -139,6 +139,7 @@ def begin(s, area, memory, at, k, now):
         tcp = row["start"] + row["transport"]
         row["seq"] = get32(area, tcp + 4)
         row["flags"] = get8(area, tcp + 13)
+        row["urgent"] = get16(area, tcp + 18)
     control = s["control"]
     control["moving"] += 1
     control["holds_due"] = min(control["holds_due"], row["due"])
@@ -229,7 +230,9 @@ def shape_headers(s, area, k, piece):
     ip = row["start"] + row["ip"]
     tcp = row["start"] + row["transport"]
     length = row["header"] - row["ip"] + piece_of(row, piece)
-    put32(area, tcp + 4, row["seq"] + piece * row["piece_bytes"])
+    before = piece * row["piece_bytes"]
+    put32(area, tcp + 4, row["seq"] + before)
+    put16(area, tcp + 18, max(row["urgent"] - before, 0))
     last = piece == row["pieces"] - 1
     put8(area, tcp + 13, row["flags"] if last else row["flags"] & ~(FIN | PSH))
     if get8(area, ip) >> 4 == 4:

@@ -37,6 +37,7 @@ def parse(s, memory, at, room):
     flags = get8(memory, at + 13)
     p["flags"] = flags
     p["window"] = get16(memory, at + 14)
+    p["urgent"] = get16(memory, at + 18)
     p["mss"] = 0
     p["shift"] = NONE
     p["sack_ok"] = 0
@@ -163,5 +164,5 @@ def encode(row, memory, at):
     put16(memory, at + 14, row["window"])
     length = size + row["payload"] if row["cut"] == 0 else 0  # the card adds that of each segment
     put16(memory, at + 16, fold(address_sum(row) + 6 + length))
-    put16(memory, at + 18, 0)
+    put16(memory, at + 18, row["urgent"])
     return size

@@ -43,6 +43,7 @@ def emit_data(s, index, seq, length, flags):
         at = s["sends"][at]["next"]
     most = payload_max(c)  # before the segment takes the reports that are due
     row = begin_segment(s, index, seq, flags)
+    flags = row["flags"]
     first = at
     taken = 0
     used = 0

@@ -17,6 +17,7 @@ SYN = 0x02
 RST = 0x04
 PSH = 0x08
 ACK = 0x10
+URG = 0x20
 
 RESETS_PER_SECOND = 200
 """To strangers, who may be forged."""
@@ -39,6 +40,7 @@ def take_segment(s, queue):
     row["references"] = 0
     row["payload"] = 0
     row["cut"] = 0
+    row["urgent"] = 0
     row["mss"] = 0
     row["shift"] = NONE
     row["sack_ok"] = 0
@@ -135,6 +137,9 @@ def begin_segment(s, index, seq, flags):
         row["window"] = field
         set_edge(s, c, c["rcv_nxt"] + (field << shift))
     put_options(s, c, row, flags)
+    if c["snd_up"] > seq and flags & (SYN | RST) == 0:
+        row["flags"] = flags | URG
+        row["urgent"] = min(c["snd_up"] - seq, 0xFFFF)
     if flags & ACK:
         row["ack"] = low32(c["rcv_nxt"])
         c["last_ack"] = c["rcv_nxt"]

@@ -4,16 +4,17 @@ Both travel in rings of shared memory between the stack and one application (`hd
 32 bytes a row. Every number that an application wrote is checked by the core before it is used.
 """
 
-from enum import IntEnum, IntFlag
+from enum import IntEnum, IntFlag, unique
 
 import numpy as np
 
 __all__ = [
     "EVENT", "IPV6", "NO_LINGER", "REQUEST", "SUM_GIVEN", "CloseFlag", "CloseReason", "EventKind",
-    "Family", "OpenFlag", "Option", "RequestKind",
+    "Family", "OpenFlag", "Option", "RequestKind", "SendFlag",
 ]  # fmt: skip
 
 
+@unique
 class RequestKind(IntEnum):
     """Application to stack. `socket` is a number of the application's choosing, below its limit."""
 
@@ -24,7 +25,8 @@ class RequestKind(IntEnum):
     """Connect to `address`:`port`; answered by CONNECTED or FAILED with the same `socket`.
     `offset`: OpenFlag."""
     SEND = 3
-    """Append `length` bytes at `offset` of region `region` to the stream of `connection`."""
+    """Append `length` bytes at `offset` of region `region` to the stream of `connection`; `spare`:
+    SendFlag."""
     SHUTDOWN = 4
     """No more SEND follows on `connection`: send FIN after the last byte."""
     ABORT = 5
@@ -59,6 +61,7 @@ class RequestKind(IntEnum):
     """Close UDP socket `connection`; answered by UNBOUND after the last SENT."""
 
 
+@unique
 class EventKind(IntEnum):
     """Stack to application."""
 
@@ -83,25 +86,29 @@ class EventKind(IntEnum):
     OPTION = 10
     """Answer to OPTION: option `port` of `connection` is `length`, or `reason` is not NORMAL and
     nothing changed."""
-    PROBLEM = 17
+    PROBLEM = 11
     """The peer of `connection` does not answer (R1 of RFC 1122), or a router says why; `reason` is
     a CloseReason. The connection goes on. Told once until bytes are acknowledged again."""
-    BOUND = 11
+    URGENT = 12
+    """The peer's urgent data ends `length` bytes after what READABLE told so far (RFC 9293 section
+    3.8.5)."""
+    BOUND = 13
     """The UDP socket of `socket` is `connection`, at `port` and an address as in CONNECTED."""
-    DATAGRAM = 12
+    DATAGRAM = 14
     """A datagram came to UDP socket `connection`; its source is as in CONNECTED. `reason` events of
     kind PIECE follow, none where it has no bytes."""
-    PIECE = 13
+    PIECE = 15
     """The next `length` bytes of the datagram are at `offset` of region `region`."""
-    SENT = 14
+    SENT = 16
     """SEND_TO of `connection` with this `socket` is over and free of DMA; `reason` is not NORMAL
     where the datagram did not leave."""
-    SOCKET_ERROR = 15
+    SOCKET_ERROR = 17
     """The peer of UDP socket `connection`, or a router, reports `reason` by ICMP."""
-    UNBOUND = 16
+    UNBOUND = 18
     """UDP socket `connection` is closed, its number may be used again."""
 
 
+@unique
 class CloseReason(IntEnum):
     """Why a connection or a request ended."""
 
@@ -134,6 +141,14 @@ class CloseFlag(IntFlag):
     """It leaves data unread: the peer is told by RST (RFC 9293 section 3.6.1)."""
 
 
+class SendFlag(IntFlag):
+    """What an application says of the bytes that it sends."""
+
+    URGENT = 1
+    """The stream is urgent up to the last of them (RFC 9293 section 3.9.1.2)."""
+
+
+@unique
 class Family(IntEnum):
     """Addresses that a UDP socket takes."""
 
@@ -149,6 +164,7 @@ class OpenFlag(IntFlag):
     KEEPALIVE = 2
 
 
+@unique
 class Option(IntEnum):
     """Options of a connection, and what values they take."""
 

@@ -37,6 +37,7 @@ from .timers import (
     stop_retransmit,
     update_deadline,
 )
+from .urgent import on_urgent
 from .window import WINDOW_MAX, set_edge
 
 FINISHED = int(EventKind.FINISHED)
@@ -463,6 +464,7 @@ def on_segment(s, now):
     if not on_ack(s, index, seq, ack, now):
         return_payload(s)
         return
+    on_urgent(s, index, seq)
     on_payload(s, index, seq, now)
     if c["state"] != states.DEAD and c["state"] != states.FREE:
         resume(s, index, now)

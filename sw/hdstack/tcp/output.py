@@ -91,13 +91,15 @@ def send_window(s, c):
 @part
 def waits_for_more(c, seq, length, most, fin):
     """Nagle's algorithm (RFC 9293 section 3.7.4) in Minshall's form, as Linux has it: a small new
-    segment waits while another small one is not acknowledged. Not with TCP_NODELAY, nor for FIN."""
+    segment waits while another small one is not acknowledged. Not with TCP_NODELAY, nor for FIN,
+    nor what is urgent."""
     return (
         c["nodelay"] == 0
         and fin == 0
         and length < most
         and seq >= c["snd_max"]
         and c["snd_sml"] > c["snd_una"]
+        and c["snd_up"] <= seq
     )
 
 
@@ -114,8 +116,10 @@ def send_next(s, index, edge, now):
     left = c["snd_end"] - seq
     length = max(min(min(left, following - seq), edge - seq), 0)
     if length > most:
-        # full segments only; what remains is looked at by itself
-        length = max(min(length, s["control"]["tso_bytes"]) // most, 1) * most
+        # full segments only; what remains is looked at by itself. The card would repeat an urgent
+        # pointer in each segment that it cuts
+        segments = min(length, s["control"]["tso_bytes"]) // most if c["snd_up"] <= seq else 1
+        length = max(segments, 1) * most
     fin = 1 if c["fin"] and left >= 0 and length == left else 0
     # silly window avoidance (RFC 9293 section 3.8.6.2.1)
     whole = length >= most or length == left or 2 * length >= c["max_wnd"]

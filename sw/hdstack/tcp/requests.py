@@ -12,7 +12,7 @@ from ..net.neighbour import resolve
 from . import counters, states
 from .close import CLOSING_UNREAD, finish, reset_unread
 from .data import region_serves
-from .events import IPV6, NO_LINGER, CloseFlag, CloseReason, EventKind, RequestKind
+from .events import IPV6, NO_LINGER, CloseFlag, CloseReason, EventKind, RequestKind, SendFlag
 from .open import (
     HALF_OPEN_MAX,
     choose_port,
@@ -35,6 +35,7 @@ from .tables import (
     SECOND,
 )
 from .timers import FIN_WAIT_2, update_deadline
+from .urgent import mark_sent, tell_peer
 from .window import may_open, on_consumed
 
 LISTEN = int(RequestKind.LISTEN)
@@ -54,6 +55,7 @@ INVALID_REQUEST = int(CloseReason.INVALID_REQUEST)
 UNREACHABLE = int(CloseReason.UNREACHABLE)
 ABORTED = int(CloseReason.ABORTED)
 UNREAD = int(CloseFlag.UNREAD)
+URGENT = int(SendFlag.URGENT)
 
 LISTENERS_PER_QUEUE = LISTENERS // 4
 NEIGHBOUR_RETRY = SECOND
@@ -198,7 +200,7 @@ def end_badly(s, index, reason):
 
 
 @part
-def request_send(s, queue, index, region, generation, offset, length, now):
+def request_send(s, queue, index, region, generation, offset, length, flags, now):
     c = s["connections"][index]
     state = c["state"]
     open_for_sending = state <= states.ESTABLISHED or state == states.CLOSE_WAIT
@@ -233,7 +235,11 @@ def request_send(s, queue, index, region, generation, offset, length, now):
     if c["send_cursor"] < 0:
         c["send_cursor"] = at
     c["snd_end"] += length
+    if flags & URGENT:
+        mark_sent(s, index)
     output(s, index, now)
+    if flags & URGENT:
+        tell_peer(s, index)
 
 
 @part
@@ -325,7 +331,8 @@ def handle_request(s, queue, now):
             return
         c = s["connections"][index]
         if kind == SEND:
-            request_send(s, queue, index, region, generation, offset, length, now)
+            flags = np.int64(row["spare"])
+            request_send(s, queue, index, region, generation, offset, length, flags, now)
         elif kind == SHUTDOWN:
             c["fin"] = 1
             output(s, index, now)

@@ -217,6 +217,8 @@ def take_connection(s, queue):
     c["send_cursor"] = NONE
     c["sends"] = 0
     c["rcv_fin"] = NONE
+    c["snd_up"] = NONE
+    c["rcv_up"] = NONE
     c["piece_head"] = NONE
     c["pieces"] = 0
     c["ranges_head"] = NONE

@@ -134,7 +134,7 @@ CONNECTION = np.dtype(
         " remote_address remote_port mac mac_known hop"
         " hash_next bucket announced attached reason rst_due fin_told closed_due"
         # sending
-        " iss snd_una snd_nxt snd_max snd_end snd_wnd snd_wl1 snd_wl2 max_wnd snd_shift mss fin"
+        " iss snd_una snd_nxt snd_max snd_end snd_wnd snd_wl1 snd_wl2 max_wnd snd_shift mss fin snd_up"
         " send_head send_tail send_cursor sends"
         # congestion and time-outs
         " cwnd ssthresh acked_bytes dup_acks recover recovery srtt rttvar rto backoff"
@@ -154,7 +154,7 @@ CONNECTION = np.dtype(
         # the path
         " hops traffic_class mss_agreed option_bytes path_at path_until soft_error"
         # receiving
-        " irs rcv_nxt rcv_adv rcv_shift rcv_fin piece_head pieces unacked promised starved"
+        " irs rcv_nxt rcv_adv rcv_shift rcv_fin rcv_up piece_head pieces unacked promised starved"
         " received dsack_start dsack_end"
         # timers and lists
         " retransmit_at ack_at state_at pending pending_next waiting waiting_listed waiting_next"
@@ -174,7 +174,7 @@ REFERENCE = np.dtype(_integers("send region generation offset length"))
 SEGMENT = np.dtype(
     _integers(
         "kind frame connection mac high address remote_high remote_address local_port remote_port"
-        " seq ack flags cut hops traffic_class"
+        " seq ack flags urgent cut hops traffic_class"
         " window mss shift sack_ok ts tsval tsecr sacks payload references"
         " datagram total fragment more identification checksum"
     )
@@ -193,7 +193,7 @@ CHAINED = np.dtype(_integers("region offset length"))
 PARSED = np.dtype(
     _integers(
         "queue mac remote_high remote_address remote_port local_high local_address local_port seq"
-        " ack flags window mss shift length"
+        " ack flags window urgent mss shift length"
         " region offset chained sack_ok ts tsval tsecr sacks"
     )
     + [("sack", "<i8", (2 * SACK_BLOCKS,)), ("chain", CHAINED, (CHAIN_MOST,))]
@@ -211,7 +211,7 @@ HOLD = np.dtype(
         # of a datagram: what it has
         " identification ip transport header first end top got"
         # of what is moved: its frame in the area, payload in pieces, a PLACE each
-        " start length seq flags pieces piece_bytes sent answered arrived"
+        " start length seq flags urgent pieces piece_bytes sent answered arrived"
     )
 )
 PLACE = np.dtype(_integers("cookie queue offset length"))

@@ -95,6 +95,47 @@ def test_options_are_set_and_the_senseless_ones_refused_with_a_reason(pair):
     run(scene())
 
 
+def test_urgent_data_is_told_and_its_end_is_known(pair):
+    """RFC 9293 section 3.8.5, MUST-32 and MUST-33."""
+
+    async def interrupted(reader, writer):
+        assert reader.urgent_bytes == 0
+        left = await reader.wait_urgent()
+        assert 3 <= left <= 70_003
+        seen = b""
+        while reader.urgent_bytes:
+            assert reader.urgent_bytes == 70_003 - len(seen)
+            seen += await reader.read(min(reader.urgent_bytes, 5000))
+        assert seen == b"x" * 70_000 + b"cut"
+        assert await reader.readexactly(4) == b"tail"
+        writer.write_urgent(b"!")
+        writer.close()
+
+    async def scene():
+        async with connected(pair, interrupted) as (_, _, reader, writer):
+            writer.write(b"x" * 70_000)
+            writer.write_urgent(b"cut")
+            writer.write(b"tail")
+            assert await reader.wait_urgent() == 1
+            assert await reader.read() == b"!"
+            assert reader.urgent_bytes == 0 == await reader.wait_urgent()
+
+    run(scene())
+
+
+def test_urgent_data_stays_inline(pair):
+    async def scene():
+        async with connected(pair, echo) as (_, _, reader, writer):
+            options = writer.get_extra_info("socket")
+            options.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            assert options.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE) == 1
+            with pytest.raises(OSError, match="only 1 is allowed") as caught:
+                options.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 0)
+            assert caught.value.errno == errno.EINVAL
+
+    run(scene())
+
+
 def test_a_stream_that_ends_early_tells_what_there_was(pair):
     async def short(reader, writer):
         writer.write(b"abc")

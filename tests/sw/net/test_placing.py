@@ -21,6 +21,8 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.packet import Raw
 from tcp_host import ACK, ELEMENT, MS, PSH, S, Script
 
+from hdstack.tcp.events import EventKind
+
 BYTES = bytes(k * 13 & 255 for k in range(70000))
 OTHER = QUEUE + 1
 
@@ -58,6 +60,16 @@ def test_a_segment_in_fragments_reaches_its_application(host, size):
     assert host.count("placed") == pieces and host.count("reassembled") == 1
     host.check_holds()
     host.check_whole()
+
+
+@pytest.mark.parametrize("mark", [1, 2048, 2049, 4500, 9000])
+def test_an_urgent_mark_stays_where_it_is_in_each_piece(host, mark):
+    script = opened(host)
+    whole = segment(script, 0, BYTES[:5000], "UPA", urgptr=mark)
+    host.give(*cut(whole, 400))
+    assert received(script) == BYTES[:5000]
+    told = [e["length"] for e in host.app.events if e["kind"] == EventKind.URGENT]
+    assert told == [mark]
 
 
 def test_a_datagram_of_64_kib_comes_in_pieces_and_its_fin_last(host):

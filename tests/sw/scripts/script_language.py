@@ -52,7 +52,7 @@ APPLICATION = {
     "unlisten": "unlisten",
     "connect": "connect",
     "accept": "accept",
-    "send": "send BYTES",
+    "send": "send BYTES [urgent]",
     "read": "read BYTES",
     "drain": "drain",
     "shutdown": "shutdown",
@@ -63,7 +63,7 @@ APPLICATION = {
     "die": "die",
     "peer": "peer NUMBER",
     "flood": "flood NUMBER",
-    "expect": "expect readable BYTES | finished | silence | state NAME | gone | counter NAME OP N"
+    "expect": "expect readable BYTES | urgent BYTES | finished | silence | state NAME | gone | counter NAME OP N"
     " | failed REASON | problem REASON (or none) | FIELD OP N",
 }
 """Words that begin a line of the application (or of the scene), with their form."""
@@ -318,7 +318,9 @@ def _call(text, fail):
     if len(arguments) < least or (len(form.split()) == 1 and arguments):
         fail(f"'{text}' is incomplete or has too much", f"the form is: {form}")
     if name in ("send", "read", "peer", "flood"):
-        arguments = [_number(arguments[0], name, fail)]
+        if arguments[1:] not in ([], ["urgent"] if name == "send" else []):
+            fail(f"'{text}' has too much", f"the form is: {form}")
+        arguments = [_number(arguments[0], name, fail), *arguments[1:]]
     if name == "set" and arguments[0].upper() not in Option.__members__:
         known = ", ".join(option.name.lower() for option in Option)
         fail(f"'{arguments[0]}' is no option", f"options are: {known}")
@@ -329,13 +331,13 @@ def _call(text, fail):
 
 def _check_expect(arguments, form, fail):
     words = {"readable": 2, "finished": 1, "silence": 1, "state": 2, "gone": 1, "failed": 2,
-             "problem": 2}  # fmt: skip
+             "problem": 2, "urgent": 2}  # fmt: skip
     what = arguments[0]
     size = words.get(what, 4 if what == "counter" else 3)
     operators = ("==", "!=", "<", "<=", ">", ">=")
     if len(arguments) != size or (what not in words and arguments[-2] not in operators):
         fail(f"'expect {' '.join(arguments)}' cannot be read", f"the form is: {form}")
-    if what == "readable" or what not in words:
+    if what in ("readable", "urgent") or what not in words:
         _number(arguments[-1], what, fail)
 
 

@@ -17,7 +17,15 @@ from script_wire import (
 )
 from tcp_host import ELEMENT, GENERATION, MS, QUEUE, REGION, Host, S
 
-from hdstack.tcp.events import NO_LINGER, CloseFlag, CloseReason, EventKind, Option, RequestKind
+from hdstack.tcp.events import (
+    NO_LINGER,
+    CloseFlag,
+    CloseReason,
+    EventKind,
+    Option,
+    RequestKind,
+    SendFlag,
+)
 
 PEER_PORT = 40000
 FLOOD_PORTS = range(10000, 30000)
@@ -165,7 +173,7 @@ class Runner:
             elif kind == EventKind.LISTENING:
                 self.listener = event["connection"]
             if kind not in (EventKind.RELEASED, EventKind.RETURNED):
-                length = f" {event['length']}" if kind == EventKind.READABLE else ""
+                length = f" {event['length']}" if kind in (EventKind.READABLE, EventKind.URGENT) else ""
                 reason = f" {event['reason'].name}" if kind >= EventKind.CLOSED else ""
                 self.note(f"event {kind.name}{length}{reason}")
 
@@ -361,7 +369,7 @@ class Runner:
     def call_unlisten(self):
         self.host.request(RequestKind.UNLISTEN, connection=self.listener)
 
-    def call_send(self, length):
+    def call_send(self, length, *urgent):
         peer, app = self.peer, self.host.app
         data = peer.our_stream(1 + peer.sent, length)
         if self.send_at + length > len(app.pool):
@@ -369,7 +377,7 @@ class Runner:
         app.pool[self.send_at : self.send_at + length] = data
         self.host.request(
             RequestKind.SEND, connection=peer.connection, region=REGION, generation=GENERATION,
-            offset=self.send_at, length=length,
+            offset=self.send_at, length=length, spare=SendFlag.URGENT if urgent else 0,
         )  # fmt: skip
         self.send_at += length
         peer.sent += length
@@ -434,6 +442,9 @@ class Runner:
         if what == "readable":
             got = len(app.streams.get(connection, b"")) - self.peer.taken
             self.same(what, int(rest[0]), got)
+        elif what == "urgent":
+            ahead = app.marks.get(connection, 0) - self.peer.taken
+            self.same(what, int(rest[0]), max(ahead, 0))
         elif what == "finished":
             self.same(what, True, connection in app.finished)
         elif what == "state":

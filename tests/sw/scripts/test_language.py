@@ -26,6 +26,7 @@ def error_of(text):
         ("+x listen", "is no time", "times are seconds"),
         ("+0 lisen", "'lisen' is no word", "listen"),
         ("+0 send", "incomplete", "send BYTES"),
+        ("+0 send 5 soon", "has too much", "send BYTES [urgent]"),
         ("+0 send many", "'many' is no number", "send 1460"),
         ("+0 accept 3", "incomplete or has too much", "accept"),
         ("+0 < X 0:0(0)", "'X' in 'X' is no flag", "flags are F S R P"),

@@ -18,10 +18,14 @@ BAD = Link(loss=0.1, duplicate=0.1, jitter=20 * MS, wait=5 * MS)
     jitter=st.sampled_from([0, 1, 5 * MS, 300 * MS]),
     wait=st.sampled_from([0, 20 * MS]),
     buffers=st.sampled_from([4, 16, 64]),
+    urgent=st.sampled_from([0, 2]),
 )
-def test_streams_arrive_whole_over_any_link(seed, loss, duplicate, jitter, wait, buffers):
+def test_streams_arrive_whole_over_any_link(seed, loss, duplicate, jitter, wait, buffers, urgent):
     link = Link(loss=loss, duplicate=duplicate, jitter=jitter, wait=wait)
-    World(load(False), link, seed, connections=2, size=20000, buffers=buffers).run().check()
+    world = World(
+        load(False), link, seed, connections=2, size=20000, buffers=buffers, urgent=urgent
+    )
+    world.run().check()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -29,7 +33,7 @@ def test_streams_arrive_whole_compiled_with_more_data(seed):
     link = Link(
         loss=seed % 4 * 0.03, duplicate=seed % 3 * 0.1, jitter=seed % 5 * 10 * MS, wait=10 * MS
     )
-    World(load(True), link, seed, connections=3, size=60_000).run().check()
+    World(load(True), link, seed, connections=3, size=60_000, urgent=seed).run().check()
 
 
 def test_a_perfect_link_needs_no_retransmission():
@@ -65,7 +69,7 @@ def test_interpreted_and_compiled_agree_row_by_row(seed):
     """Same inputs: same rows, segments and events after each burst."""
     runs = []
     for compiled in (False, True):
-        world = World(load(compiled), BAD, seed, connections=2, size=8000).run(traced=True)
+        world = World(load(compiled), BAD, seed, connections=2, size=8000, urgent=3).run(traced=True)
         world.check()
         runs.append(world)
     plain, fast = runs

@@ -74,19 +74,19 @@ class HostileWorld(World):
 @hostile
 @example(  # two flips that the checksum does not see
     seed=116271229, loss=0.02, duplicate=0, corrupt=0.05, jitter=1, stall=S, wait=0, buffers=64,
-    connections=1,
+    connections=1, urgent=0,
 )  # fmt: skip
 @example(  # nine losses on end, but for the link's recovery
     seed=48752, loss=0.2, duplicate=0, corrupt=0.05, jitter=5 * MS, stall=S, wait=0, buffers=16,
-    connections=4,
+    connections=4, urgent=0,
 )  # fmt: skip
 @example(  # a wrong answer to a question for the neighbour
     seed=77546, loss=0.2, duplicate=0, corrupt=0.05, jitter=300 * MS, stall=S, wait=0, buffers=16,
-    connections=1,
+    connections=1, urgent=0,
 )  # fmt: skip
 @example(  # six FINs lost on end, the last one answered after TIME-WAIT
     seed=206179829, loss=0.2, duplicate=0, corrupt=0.05, jitter=1, stall=S, wait=20 * MS,
-    buffers=16, connections=4,
+    buffers=16, connections=4, urgent=0,
 )  # fmt: skip
 @given(
     seed=st.integers(0, 1 << 30),
@@ -98,14 +98,16 @@ class HostileWorld(World):
     wait=st.sampled_from([0, 20 * MS]),
     buffers=st.sampled_from([4, 16, 64]),
     connections=st.sampled_from([1, 2, 4]),
+    urgent=st.sampled_from([0, 0, 3]),
 )
 def test_over_a_hostile_link_streams_arrive_whole_and_tables_add_up_after_each_event(
-    seed, loss, duplicate, corrupt, jitter, stall, wait, buffers, connections
+    seed, loss, duplicate, corrupt, jitter, stall, wait, buffers, connections, urgent
 ):
     link = Link(loss=loss, duplicate=duplicate, jitter=jitter, wait=wait)
     world = HostileWorld(
-        load(False), link, seed, corrupt, stall, connections=connections, size=8000, buffers=buffers
-    )
+        load(False), link, seed, corrupt, stall, connections=connections, size=8000, buffers=buffers,
+        urgent=urgent,
+    )  # fmt: skip
     world.run(traced=True).check()
 
 
@@ -185,9 +187,11 @@ class Fuzzed:
             options + b"f" * length,
         )  # fmt: skip
         frame = bytearray(build(segment, self.host.mac, Script.MAC))
-        # the option bytes become part of the header, and the sum is made right again
+        # the option bytes become part of the header, the window is the urgent pointer as well, and
+        # the sum is made right again
         frame[46] = (5 + len(options) // 4) << 4
-        total = int.from_bytes(frame[50:52], "big") + (5 << 12) - (frame[46] << 8)
+        frame[52:54] = window.to_bytes(2, "big")
+        total = int.from_bytes(frame[50:52], "big") + (5 << 12) - (frame[46] << 8) - window
         total = (total & 0xFFFF) + (total >> 16)
         frame[50:52] = (total & 0xFFFF).to_bytes(2, "big")
         return bytes(frame)

@@ -3,9 +3,10 @@
 import itertools
 
 import pytest
+from scapy.layers.inet import TCP
 from tcp_host import ACK, ELEMENT, FIN, MS, PSH, QUEUE, Host, S, Script, Segment, build, load
 
-from hdstack.tcp.events import CloseReason, EventKind
+from hdstack.tcp.events import CloseReason, EventKind, SendFlag
 
 
 @pytest.fixture
@@ -342,6 +343,17 @@ def test_full_segments_leave_as_one_row_that_the_card_cuts():
     assert [len(s.payload) for s in segments] == [1460] * 6 + [1240]
     assert [s.seq for s in segments] == [1 + 1460 * k for k in range(7)]
     assert [s.flags & PSH for s in segments] == [0] * 6 + [PSH]
+
+
+def test_the_card_cuts_no_urgent_data():
+    """It would repeat the pointer of the first segment in each."""
+    host, script = offloading()
+    host.send(script.connection, b"x" * 4000, flags=SendFlag.URGENT)
+    assert rows_of_segments(host) == [(1460, 0), (1460, 0), (1080, 0)]
+    pointers = [TCP(f[34:]).urgptr for f in host.transmit()]
+    assert pointers == [4000, 2540, 1080]
+    host.send(script.connection, b"x" * 4000, host.app.buffers * ELEMENT + 4000)
+    assert rows_of_segments(host) == [(2920, 1460)]
 
 
 def test_a_row_is_no_larger_than_the_card_and_the_window_take():
