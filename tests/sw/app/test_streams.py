@@ -125,7 +125,7 @@ def test_urgent_data_is_told_and_its_end_is_known(pair):
 
 def test_urgent_data_stays_inline(pair):
     async def scene():
-        async with connected(pair, echo) as (_, _, reader, writer):
+        async with connected(pair, echo) as (_, _, _, writer):
             options = writer.get_extra_info("socket")
             options.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             assert options.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE) == 1

@@ -63,8 +63,8 @@ APPLICATION = {
     "die": "die",
     "peer": "peer NUMBER",
     "flood": "flood NUMBER",
-    "expect": "expect readable BYTES | urgent BYTES | finished | silence | state NAME | gone | counter NAME OP N"
-    " | failed REASON | problem REASON (or none) | FIELD OP N",
+    "expect": "expect readable BYTES | urgent BYTES | finished | silence | state NAME | gone"
+    " | counter NAME OP N | failed REASON | problem REASON (or none) | FIELD OP N",
 }
 """Words that begin a line of the application (or of the scene), with their form."""
 

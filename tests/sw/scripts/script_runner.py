@@ -173,7 +173,9 @@ class Runner:
             elif kind == EventKind.LISTENING:
                 self.listener = event["connection"]
             if kind not in (EventKind.RELEASED, EventKind.RETURNED):
-                length = f" {event['length']}" if kind in (EventKind.READABLE, EventKind.URGENT) else ""
+                length = (
+                    f" {event['length']}" if kind in (EventKind.READABLE, EventKind.URGENT) else ""
+                )
                 reason = f" {event['reason'].name}" if kind >= EventKind.CLOSED else ""
                 self.note(f"event {kind.name}{length}{reason}")
 

@@ -69,7 +69,9 @@ def test_interpreted_and_compiled_agree_row_by_row(seed):
     """Same inputs: same rows, segments and events after each burst."""
     runs = []
     for compiled in (False, True):
-        world = World(load(compiled), BAD, seed, connections=2, size=8000, urgent=3).run(traced=True)
+        world = World(load(compiled), BAD, seed, connections=2, size=8000, urgent=3).run(
+            traced=True
+        )
         world.check()
         runs.append(world)
     plain, fast = runs

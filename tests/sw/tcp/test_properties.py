@@ -105,8 +105,8 @@ def test_over_a_hostile_link_streams_arrive_whole_and_tables_add_up_after_each_e
 ):
     link = Link(loss=loss, duplicate=duplicate, jitter=jitter, wait=wait)
     world = HostileWorld(
-        load(False), link, seed, corrupt, stall, connections=connections, size=8000, buffers=buffers,
-        urgent=urgent,
+        load(False), link, seed, corrupt, stall, connections=connections, size=8000,
+        buffers=buffers, urgent=urgent,
     )  # fmt: skip
     world.run(traced=True).check()
 
