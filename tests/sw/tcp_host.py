@@ -254,14 +254,16 @@ class Host:
             fields["region"] = IPV6
         self.request(RequestKind.CONNECT, queue, socket=socket, port=port, **fields)
 
-    def send(self, connection, data: bytes, offset=None, queue=QUEUE, flags=0):
+    def send(self, connection, data: bytes, offset=None, queue=QUEUE, urgent=False):
         """Put `data` into the send area at `offset` and ask for it to be sent."""
         app = self.apps[queue]
         offset = app.buffers * ELEMENT if offset is None else offset
         app.pool[offset : offset + len(data)] = data
+        if urgent:
+            self.request(RequestKind.URGENT, queue, connection=connection, length=len(data))
         self.request(
             RequestKind.SEND, queue, connection=connection, region=app.region,
-            generation=app.generation, offset=offset, length=len(data), spare=flags,
+            generation=app.generation, offset=offset, length=len(data),
         )  # fmt: skip
 
     def shutdown(self, connection, queue=QUEUE):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tcp_host import ELEMENT, MS, QUEUE, Host, S, arp_reply
 
-from hdstack.tcp.events import CloseReason, EventKind, SendFlag
+from hdstack.tcp.events import CloseReason, EventKind
 
 SERVER, CLIENT = 0x0A4D0002, 0x0A4D0001
 
@@ -52,11 +52,11 @@ class Writer:
                 return
             self.outstanding.append((offset, length))
             self.sends += 1
-            flags = SendFlag.URGENT if self.urgent and self.sends % self.urgent == 0 else 0
+            urgent = self.urgent and self.sends % self.urgent == 0
             piece = self.data[self.sent : self.sent + length]
-            self.host.send(self.connection, piece, offset, flags=flags)
+            self.host.send(self.connection, piece, offset, urgent=urgent)
             self.sent += length
-            if flags:
+            if urgent:
                 self.urgent_end = self.sent
         if self.sent == len(self.data) and not self.shut:
             self.shut = True

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 
 from ..errors import HdstackError
-from ..tcp.events import IPV6, NO_LINGER, CloseFlag, CloseReason, RequestKind, SendFlag
+from ..tcp.events import IPV6, NO_LINGER, CloseFlag, CloseReason, RequestKind
 from .buffers import SendBuffer, View
 from .socket_options import SocketOptions
 from .streams import StreamReader, StreamWriter
@@ -46,8 +46,9 @@ class Connection:
     def __init__(self, runtime, number: int, local: tuple, peer: tuple):
         self.runtime, self.number, self.local, self.peer = runtime, number, local, peer
         self.arrived: deque[View] = deque()
-        self.arrived_bytes = self.urgent_mark = 0
-        """Of the stream: how many came, and before which one the last urgent data ends."""
+        self.arrived_bytes = self.urgent_mark = self.urgent_told = 0
+        """Of the stream: how many came, before which one the last urgent data ends, and how often
+        that was told."""
         self.finished = self.ended_by_peer = False
         self.closed = False
         self.error: Exception | None = None
@@ -57,8 +58,6 @@ class Connection:
         self.discarding = False
         self.backlog: deque = deque()
         self.backlog_bytes = 0
-        self.handed_bytes = self.urgent_end = 0
-        """Of our stream: how many the stack has, and before which one our urgent data ends."""
         self.sent: deque[tuple[SendBuffer, int]] = deque()
         self.unacknowledged = 0
         self.end_wanted = self.ended = False
@@ -103,11 +102,17 @@ class Connection:
             self.tell()
 
     def on_finished(self) -> None:
-        self.finished = self.ended_by_peer = True
+        self.ended_by_peer = True
+        self._no_more_comes()
         self.tell()
+
+    def _no_more_comes(self):
+        self.finished = True
+        self.urgent_mark = min(self.urgent_mark, self.arrived_bytes)
 
     def on_urgent(self, ahead: int) -> None:
         self.urgent_mark = self.arrived_bytes + ahead
+        self.urgent_told += 1
         self.tell()
 
     def on_problem(self, reason: int) -> None:
@@ -132,7 +137,7 @@ class Connection:
         while self.sent:
             self.on_released()
         self._drop_backlog()
-        self.finished = True
+        self._no_more_comes()
         self.tell()
 
     def _drop_backlog(self):
@@ -190,7 +195,7 @@ class Connection:
         self.backlog.append((piece, length))
         self.backlog_bytes += length
         if urgent:
-            self.urgent_end = self.handed_bytes + self.backlog_bytes
+            self.runtime.ask(RequestKind.URGENT, connection=self.number, length=self.backlog_bytes)
         self.push()
 
     def push(self) -> None:
@@ -212,12 +217,10 @@ class Connection:
             self.backlog_bytes -= length
             self.sent.append((buffer, length))
             self.unacknowledged += length
-            self.handed_bytes += length
             runtime.sends += 1
             runtime.ask(
                 RequestKind.SEND, connection=self.number, region=runtime.pool.region,
                 generation=runtime.pool.generation, offset=buffer._start, length=length,
-                spare=SendFlag.URGENT if self.handed_bytes <= self.urgent_end else 0,
             )  # fmt: skip
         if self.closed:
             return
@@ -229,15 +232,13 @@ class Connection:
             runtime.ask(RequestKind.SHUTDOWN, connection=self.number)
 
     def _fill(self):
-        """Copy the pieces of bytes at the head of the backlog into one send buffer, which ends
-        where urgent data does."""
+        """Copy the pieces of bytes at the head of the backlog into one send buffer."""
         wanted = 0
         for piece, length in self.backlog:
             if isinstance(piece, SendBuffer) or wanted >= _CHUNK:
                 break
             wanted += length
-        before_mark = self.urgent_end - self.handed_bytes
-        wanted = min(wanted, _CHUNK, before_mark if before_mark > 0 else _CHUNK)
+        wanted = min(wanted, _CHUNK)
         buffer = self.runtime.allocate(wanted)
         while buffer is None and wanted > 4096:
             wanted //= 2

@@ -26,6 +26,7 @@ class StreamReader:
     def __init__(self, connection):
         self._c = connection
         self._held = bytearray()  # bytes that an unfinished readuntil has copied
+        self._urgent_heard = 0
 
     def at_eof(self) -> bool:
         """Whether everything was read and the peer has ended its side."""
@@ -44,22 +45,25 @@ class StreamReader:
     def urgent_bytes(self) -> int:
         """Bytes not yet read up to the end of the peer's urgent data, come or not; 0: none.
 
-        The data is in the stream, as with SO_OOBINLINE (RFC 6093 section 4.1).
+        The data is in the stream, as with SO_OOBINLINE (RFC 6093 section 6).
         """
         c = self._c
         unread = sum(len(view) for view in c.arrived) + len(self._held)
         return max(0, c.urgent_mark - (c.arrived_bytes - unread))
 
     async def wait_urgent(self) -> int:
-        """Wait until the peer says that what follows is urgent; gives `urgent_bytes`.
+        """Wait until the peer names the end of urgent data, or a later one than before; gives
+        `urgent_bytes`.
 
-        0 at the end of the stream. Raises what broke the connection.
+        0 where another task has read up to there meanwhile, and at the end of the stream. Raises
+        what broke the connection.
         """
         c = self._c
-        while not (self.urgent_bytes or c.finished):
+        while self._urgent_heard == c.urgent_told and not (c.finished or c.discarding):
             await c.changed()
         if c.error is not None and not c.ended_by_peer:
             raise c.error
+        self._urgent_heard = c.urgent_told
         return self.urgent_bytes
 
     async def _wait(self) -> bool:
@@ -205,8 +209,8 @@ class StreamWriter:
             self._c.queue(memoryview(data), len(data))
 
     def write_urgent(self, data) -> None:
-        """As `write`, and the peer hears, ahead of all that was written, that the stream is urgent
-        up to the end of `data` (RFC 9293 section 3.8.5). Not for new protocols (RFC 6093)."""
+        """As `write`, and the peer hears, ahead of what windows hold back, that all is urgent up to
+        the end of `data` (RFC 9293 section 3.8.5). Not for new protocols (RFC 6093)."""
         data = bytes(data)
         if data:
             self._c.queue(memoryview(data), len(data), urgent=True)

@@ -14,7 +14,7 @@ earlier use carries nothing.
 
 from ..compile import entry, part
 from ..tcp import counters
-from ..tcp.emit import FIN, PSH
+from ..tcp.emit import FIN, PSH, URG
 from ..tcp.rows import count, return_payload
 from ..tcp.tables import (
     DATAGRAMS,
@@ -232,9 +232,13 @@ def shape_headers(s, area, k, piece):
     length = row["header"] - row["ip"] + piece_of(row, piece)
     before = piece * row["piece_bytes"]
     put32(area, tcp + 4, row["seq"] + before)
+    flags = row["flags"]
+    if piece < row["pieces"] - 1:
+        flags &= ~(FIN | PSH)
+    if row["urgent"] <= before:
+        flags &= ~URG
+    put8(area, tcp + 13, flags)
     put16(area, tcp + 18, max(row["urgent"] - before, 0))
-    last = piece == row["pieces"] - 1
-    put8(area, tcp + 13, row["flags"] if last else row["flags"] & ~(FIN | PSH))
     if get8(area, ip) >> 4 == 4:
         put16(area, ip + 2, length)
     else:

@@ -137,9 +137,10 @@ def begin_segment(s, index, seq, flags):
         row["window"] = field
         set_edge(s, c, c["rcv_nxt"] + (field << shift))
     put_options(s, c, row, flags)
-    if c["snd_up"] > seq and flags & (SYN | RST) == 0:
+    if c["snd_up"] > max(seq, c["snd_una"]) and flags & (SYN | RST) == 0:
         row["flags"] = flags | URG
         row["urgent"] = min(c["snd_up"] - seq, 0xFFFF)
+        c["snd_up_due"] = 0
     if flags & ACK:
         row["ack"] = low32(c["rcv_nxt"])
         c["last_ack"] = c["rcv_nxt"]

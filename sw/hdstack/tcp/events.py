@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = [
     "EVENT", "IPV6", "NO_LINGER", "REQUEST", "SUM_GIVEN", "CloseFlag", "CloseReason", "EventKind",
-    "Family", "OpenFlag", "Option", "RequestKind", "SendFlag",
+    "Family", "OpenFlag", "Option", "RequestKind",
 ]  # fmt: skip
 
 
@@ -25,8 +25,7 @@ class RequestKind(IntEnum):
     """Connect to `address`:`port`; answered by CONNECTED or FAILED with the same `socket`.
     `offset`: OpenFlag."""
     SEND = 3
-    """Append `length` bytes at `offset` of region `region` to the stream of `connection`; `spare`:
-    SendFlag."""
+    """Append `length` bytes at `offset` of region `region` to the stream of `connection`."""
     SHUTDOWN = 4
     """No more SEND follows on `connection`: send FIN after the last byte."""
     ABORT = 5
@@ -59,6 +58,9 @@ class RequestKind(IntEnum):
     of them buffers that were posted again."""
     UNBIND = 15
     """Close UDP socket `connection`; answered by UNBOUND after the last SENT."""
+    URGENT = 16
+    """The stream of `connection` is urgent up to `length` bytes, more than 0, after those sent so
+    far; they follow (RFC 9293 section 3.9.1.2)."""
 
 
 @unique
@@ -139,13 +141,6 @@ class CloseFlag(IntFlag):
 
     UNREAD = 1
     """It leaves data unread: the peer is told by RST (RFC 9293 section 3.6.1)."""
-
-
-class SendFlag(IntFlag):
-    """What an application says of the bytes that it sends."""
-
-    URGENT = 1
-    """The stream is urgent up to the last of them (RFC 9293 section 3.9.1.2)."""
 
 
 @unique

@@ -12,7 +12,7 @@ from ..net.neighbour import resolve
 from . import counters, states
 from .close import CLOSING_UNREAD, finish, reset_unread
 from .data import region_serves
-from .events import IPV6, NO_LINGER, CloseFlag, CloseReason, EventKind, RequestKind, SendFlag
+from .events import IPV6, NO_LINGER, CloseFlag, CloseReason, EventKind, RequestKind
 from .open import (
     HALF_OPEN_MAX,
     choose_port,
@@ -35,7 +35,7 @@ from .tables import (
     SECOND,
 )
 from .timers import FIN_WAIT_2, update_deadline
-from .urgent import mark_sent, tell_peer
+from .urgent import mark_urgent, tell_peer
 from .window import may_open, on_consumed
 
 LISTEN = int(RequestKind.LISTEN)
@@ -46,6 +46,7 @@ ABORT = int(RequestKind.ABORT)
 CONSUMED = int(RequestKind.CONSUMED)
 CLOSE = int(RequestKind.CLOSE)
 OPTION = int(RequestKind.OPTION)
+URGENT = int(RequestKind.URGENT)
 UNLISTEN = int(RequestKind.UNLISTEN)
 LISTENING = int(EventKind.LISTENING)
 FAILED = int(EventKind.FAILED)
@@ -55,7 +56,6 @@ INVALID_REQUEST = int(CloseReason.INVALID_REQUEST)
 UNREACHABLE = int(CloseReason.UNREACHABLE)
 ABORTED = int(CloseReason.ABORTED)
 UNREAD = int(CloseFlag.UNREAD)
-URGENT = int(SendFlag.URGENT)
 
 LISTENERS_PER_QUEUE = LISTENERS // 4
 NEIGHBOUR_RETRY = SECOND
@@ -200,7 +200,7 @@ def end_badly(s, index, reason):
 
 
 @part
-def request_send(s, queue, index, region, generation, offset, length, flags, now):
+def request_send(s, queue, index, region, generation, offset, length, now):
     c = s["connections"][index]
     state = c["state"]
     open_for_sending = state <= states.ESTABLISHED or state == states.CLOSE_WAIT
@@ -235,11 +235,8 @@ def request_send(s, queue, index, region, generation, offset, length, flags, now
     if c["send_cursor"] < 0:
         c["send_cursor"] = at
     c["snd_end"] += length
-    if flags & URGENT:
-        mark_sent(s, index)
     output(s, index, now)
-    if flags & URGENT:
-        tell_peer(s, index)
+    tell_peer(s, index)
 
 
 @part
@@ -322,7 +319,7 @@ def handle_request(s, queue, now):
             stop_listener(s, connection)
         else:
             count(s, counters.STALE_REQUEST)
-    elif kind in (SEND, SHUTDOWN, ABORT, CONSUMED, CLOSE, OPTION):
+    elif kind in (SEND, SHUTDOWN, ABORT, CONSUMED, CLOSE, OPTION, URGENT):
         index = find_own(s, queue, connection)
         if index < 0:
             count(s, counters.STALE_REQUEST)
@@ -331,13 +328,16 @@ def handle_request(s, queue, now):
             return
         c = s["connections"][index]
         if kind == SEND:
-            flags = np.int64(row["spare"])
-            request_send(s, queue, index, region, generation, offset, length, flags, now)
+            request_send(s, queue, index, region, generation, offset, length, now)
         elif kind == SHUTDOWN:
             c["fin"] = 1
             output(s, index, now)
         elif kind == CLOSE and length > 0:
             request_close(s, index, length, offset, now)
+        elif kind == URGENT:
+            mark_urgent(s, index, length)
+            output(s, index, now)
+            tell_peer(s, index)
         elif kind == OPTION:
             set_option(s, index, port, length, now)
         elif kind in (ABORT, CLOSE):

@@ -218,6 +218,7 @@ def take_connection(s, queue):
     c["sends"] = 0
     c["rcv_fin"] = NONE
     c["snd_up"] = NONE
+    c["snd_up_due"] = 0
     c["rcv_up"] = NONE
     c["piece_head"] = NONE
     c["pieces"] = 0

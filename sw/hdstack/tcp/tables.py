@@ -135,7 +135,7 @@ CONNECTION = np.dtype(
         " hash_next bucket announced attached reason rst_due fin_told closed_due"
         # sending
         " iss snd_una snd_nxt snd_max snd_end snd_wnd snd_wl1 snd_wl2 max_wnd snd_shift mss fin"
-        " snd_up send_head send_tail send_cursor sends"
+        " snd_up snd_up_due send_head send_tail send_cursor sends"
         # congestion and time-outs
         " cwnd ssthresh acked_bytes dup_acks recover recovery srtt rttvar rto backoff"
         " timing_seq timing_at retries progress_at heard_at sent_at persist"

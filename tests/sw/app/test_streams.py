@@ -101,24 +101,91 @@ def test_urgent_data_is_told_and_its_end_is_known(pair):
     async def interrupted(reader, writer):
         assert reader.urgent_bytes == 0
         left = await reader.wait_urgent()
-        assert 3 <= left <= 70_003
+        assert 3 <= left <= 60_003
         seen = b""
         while reader.urgent_bytes:
-            assert reader.urgent_bytes == 70_003 - len(seen)
+            assert reader.urgent_bytes == 60_003 - len(seen)
             seen += await reader.read(min(reader.urgent_bytes, 5000))
-        assert seen == b"x" * 70_000 + b"cut"
+        assert seen == b"x" * 60_000 + b"cut"
         assert await reader.readexactly(4) == b"tail"
         writer.write_urgent(b"!")
         writer.close()
 
     async def scene():
         async with connected(pair, interrupted) as (_, _, reader, writer):
-            writer.write(b"x" * 70_000)
+            writer.write(b"x" * 60_000)
             writer.write_urgent(b"cut")
             writer.write(b"tail")
             assert await reader.wait_urgent() == 1
             assert await reader.read() == b"!"
             assert reader.urgent_bytes == 0 == await reader.wait_urgent()
+
+    run(scene())
+
+
+def test_an_urgent_mark_ahead_of_a_full_pool_is_the_only_one(pair):
+    """What waits for room in the pool has no mark of its own."""
+
+    async def interrupted(reader, writer):
+        seen = 0
+        await reader.wait_urgent()
+        while reader.urgent_bytes:  # the pointer moves on with what comes
+            seen += len(await reader.read(min(reader.urgent_bytes, 5000)))
+        writer.write(b"%d %d" % (seen, len(await reader.read())))
+        writer.close()
+
+    async def scene():
+        async with connected(pair, interrupted, pool_bytes=1 << 17) as (_, _, reader, writer):
+            writer.write(b"x" * 200_000)
+            writer.write_urgent(b"cut")
+            writer.write(b"tail" * 1000)
+            writer.write_eof()
+            assert await reader.read() == b"200003 4000"
+
+    run(scene())
+
+
+def test_who_waits_for_urgent_data_hears_of_it_though_another_task_reads(pair):
+    heard = []
+
+    async def telnet(reader, writer):
+        async def listen():
+            while not reader.at_eof():
+                heard.append(await reader.wait_urgent())
+
+        listening = asyncio.ensure_future(listen())
+        while data := await reader.read(1000):
+            writer.write(data)
+        await listening
+        writer.close()
+
+    async def scene():
+        async with connected(pair, telnet) as (_, _, reader, writer):
+            for k in range(5):
+                writer.write_urgent(b"!")
+                assert await reader.readexactly(1) == b"!"
+                assert len(heard) == k + 1
+            writer.write_eof()
+            assert await reader.read() == b""
+            assert len(heard) in (5, 6) and set(heard) <= {0, 1}  # once more at the end
+
+    run(scene())
+
+
+def test_urgent_data_ends_where_the_stream_does(pair):
+    """A mark beyond the last byte must not keep its reader."""
+
+    async def scene():
+        async with connected(pair, echo) as (_, _, reader, writer):
+            connection = reader._c
+            connection.on_urgent(5000)
+            assert await reader.wait_urgent() == reader.urgent_bytes == 5000
+            writer.write(b"abc")
+            writer.write_eof()
+            seen = b""
+            while reader.urgent_bytes:
+                seen += await reader.read(reader.urgent_bytes)
+            assert seen == b"abc" and await reader.wait_urgent() == 0
 
     run(scene())
 

@@ -72,6 +72,31 @@ def test_an_urgent_mark_stays_where_it_is_in_each_piece(host, mark):
     assert told == [mark]
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_no_piece_behind_an_urgent_mark_moves_it(host, later):
+    """Neither where the bytes before are missing, nor where a piece finds no buffer."""
+    script = opened(host)
+    first = 1000 if later else 0
+    host.give(*cut(segment(script, first, BYTES[first : first + 5000], "UPA", urgptr=10), 400))
+    if later:
+        host.give(*cut(segment(script, 0, BYTES[:first]), 400))
+    assert received(script) == BYTES[: first + 5000]
+    told = [e["length"] for e in host.app.events if e["kind"] == EventKind.URGENT]
+    assert told == [first + 10]
+
+
+def test_an_urgent_mark_is_right_when_the_first_piece_comes_again(host):
+    script = opened(host)
+    host.app.posted.clear()
+    frames = cut(segment(script, 0, BYTES[:5000], "UPA", urgptr=10), 400)
+    host.give(*frames)
+    host.app.posted += range(8)
+    host.give(*frames)
+    assert received(script) == BYTES[:5000]
+    told = [e["length"] for e in host.app.events if e["kind"] == EventKind.URGENT]
+    assert told == [10]
+
+
 def test_a_datagram_of_64_kib_comes_in_pieces_and_its_fin_last(host):
     script = opened(host)
     host.s["connections"]["rcv_adv"] += 70000  # as if so much had been promised

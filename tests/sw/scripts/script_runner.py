@@ -24,7 +24,6 @@ from hdstack.tcp.events import (
     EventKind,
     Option,
     RequestKind,
-    SendFlag,
 )
 
 PEER_PORT = 40000
@@ -377,9 +376,11 @@ class Runner:
         if self.send_at + length > len(app.pool):
             self.send_at = app.buffers * ELEMENT
         app.pool[self.send_at : self.send_at + length] = data
+        if urgent:
+            self.host.request(RequestKind.URGENT, connection=peer.connection, length=length)
         self.host.request(
             RequestKind.SEND, connection=peer.connection, region=REGION, generation=GENERATION,
-            offset=self.send_at, length=length, spare=SendFlag.URGENT if urgent else 0,
+            offset=self.send_at, length=length,
         )  # fmt: skip
         self.send_at += length
         peer.sent += length

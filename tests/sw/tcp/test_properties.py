@@ -137,7 +137,7 @@ SEGMENT = st.tuples(
 )
 CALL = st.tuples(
     st.just("call"),
-    st.sampled_from(["send", "close", "leave", "abort", "read", "connect", "option"]),
+    st.sampled_from(["send", "urgent", "close", "leave", "abort", "read", "connect", "option"]),
 )
 PAUSE = st.tuples(st.just("pause"), st.sampled_from([MS, 50 * MS, S, 61 * S]))
 STEPS = st.lists(st.one_of(SEGMENT, SEGMENT, SEGMENT, CALL, PAUSE), max_size=40)
@@ -196,9 +196,9 @@ class Fuzzed:
         frame[50:52] = (total & 0xFFFF).to_bytes(2, "big")
         return bytes(frame)
 
-    def send(self):
+    def send(self, urgent=False):
         offset = self.host.app.buffers * ELEMENT + self.sent
-        self.host.send(self.script.connection, b"s" * 2000, offset)
+        self.host.send(self.script.connection, b"s" * 2000, offset, urgent=urgent)
         self.sent += 2000
 
     def call(self, name):
@@ -207,8 +207,8 @@ class Fuzzed:
             self.host.connect(Script(self.host).address, 5000)
         elif connection is None or connection in app.closed:
             return
-        elif name == "send":
-            self.send()
+        elif name in ("send", "urgent"):
+            self.send(name == "urgent")
         elif name == "close":
             self.host.shutdown(connection)
         elif name == "leave":

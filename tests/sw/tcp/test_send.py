@@ -6,7 +6,7 @@ import pytest
 from scapy.layers.inet import TCP
 from tcp_host import ACK, ELEMENT, FIN, MS, PSH, QUEUE, Host, S, Script, Segment, build, load
 
-from hdstack.tcp.events import CloseReason, EventKind, SendFlag
+from hdstack.tcp.events import CloseReason, EventKind
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def test_full_segments_leave_as_one_row_that_the_card_cuts():
 def test_the_card_cuts_no_urgent_data():
     """It would repeat the pointer of the first segment in each."""
     host, script = offloading()
-    host.send(script.connection, b"x" * 4000, flags=SendFlag.URGENT)
+    host.send(script.connection, b"x" * 4000, urgent=True)
     assert rows_of_segments(host) == [(1460, 0), (1460, 0), (1080, 0)]
     pointers = [TCP(f[34:]).urgptr for f in host.transmit()]
     assert pointers == [4000, 2540, 1080]
