@@ -7,7 +7,7 @@ piece kept out of order.
 """
 
 from ..compile import part
-from ..net.neighbour import confirm
+from ..net.neighbour import confirm, suspect
 from . import acks, congestion, counters, recovery, scoreboard, states
 from .close import CLOSING_UNREAD, NORMAL, enter_time_wait, finish, release, reset_unread
 from .data import retransmit_first
@@ -492,6 +492,8 @@ def refuse(s, index, seq, now):
         c["state_at"] = now + TIME_WAIT
         update_deadline(s, index)
     if p["length"] > 0 or p["flags"] & FIN:
+        if seq < c["rcv_nxt"] and c["mac_known"]:
+            suspect(s, c, now)  # what acknowledged it may have gone to the wrong neighbour
         emit_ack(s, index)
     else:
         challenge(s, index, now)

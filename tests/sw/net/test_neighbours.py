@@ -229,6 +229,20 @@ def test_an_answer_that_leads_nowhere_is_asked_about_again(link):
     assert [f.dst for _, f in frames if TCP in f][-1] == NEW_MAC
 
 
+def test_a_peer_that_repeats_what_was_acknowledged_is_looked_for(link):
+    """Who only acknowledges has no time-out that would tell."""
+    link.ask()
+    link.open()
+    assert [f.dst for f in link.segment("FA") if TCP in f] == [PEER_MAC]
+    link.host.now += 2 * S
+    frames = link.segment("FA")
+    assert [link.question(f) for f in frames if TCP not in f] == [PEER_MAC]
+    link.answer(NEW_MAC)
+    for _ in range(2):
+        link.host.now += 2 * S
+        assert NEW_MAC in [f.dst for f in link.segment("FA") if TCP in f]
+
+
 def test_a_claim_moves_no_connection_that_goes_well(link):
     link.ask()
     link.open()

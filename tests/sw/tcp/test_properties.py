@@ -84,6 +84,14 @@ class HostileWorld(World):
     seed=77546, loss=0.2, duplicate=0, corrupt=0.05, jitter=300 * MS, stall=S, wait=0, buffers=16,
     connections=1, urgent=0,
 )  # fmt: skip
+@example(  # a FIN repeated to who took a wrong MAC address and waits in TIME-WAIT
+    seed=872, loss=0.2, duplicate=0.1, corrupt=0.05, jitter=1, stall=S, wait=0, buffers=16,
+    connections=2, urgent=0,
+)  # fmt: skip
+@example(  # the same, with data
+    seed=872, loss=0.1, duplicate=0, corrupt=0.05, jitter=1, stall=S, wait=0, buffers=16,
+    connections=2, urgent=0,
+)  # fmt: skip
 @example(  # six FINs lost on end, the last one answered after TIME-WAIT
     seed=206179829, loss=0.2, duplicate=0, corrupt=0.05, jitter=1, stall=S, wait=20 * MS,
     buffers=16, connections=4, urgent=0,
