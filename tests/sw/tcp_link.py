@@ -112,9 +112,12 @@ class World:
         for _ in range(2 if chance.random() < link.duplicate else 1):
             if chance.random() < link.loss:
                 continue
-            delay = link.delay + (chance.randrange(link.jitter) if link.jitter else 0)
-            self.order += 1
-            heapq.heappush(self.wire, (self.now + delay, self.order, target, frame))
+            self.deliver(target, frame, chance.randrange(link.jitter) if link.jitter else 0)
+
+    def deliver(self, target, frame, more_delay=0):
+        self.order += 1
+        arrives = self.now + self.link.delay + more_delay
+        heapq.heappush(self.wire, (arrives, self.order, target, frame))
 
     def applications(self):
         """Whoever got a connection begins to write; a connection is known by the client's port."""

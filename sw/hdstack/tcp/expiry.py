@@ -93,6 +93,8 @@ def expire_retransmit(s, index, now):
         if is_hopeless(c, c["heard_at"], now):
             give_up(s, index, TIMED_OUT, 1)
             return
+        if c["retries"] >= R1_RETRIES:
+            on_r1(s, index, now)
         c["retries"] += 1
         c["backoff"] += 1
         arm_retransmit(s, index, now)
@@ -134,6 +136,8 @@ def expire_keepalive(s, index, now):
         give_up(s, index, TIMED_OUT, 1)
         return
     else:
+        if c["keep_tries"] > 0:
+            suspect(s, c, now)
         c["keep_tries"] += 1
         c["keep_sent"] = now
         c["keep_at"] = now + c["keep_every"] * SECOND

@@ -16,7 +16,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from tcp_host import MS, QUEUE, Host, S, load
 
-from hdstack.tcp.events import CloseReason, EventKind
+from hdstack.tcp.events import CloseReason, EventKind, Option, RequestKind
 
 OUR_MAC, PEER_MAC, NEW_MAC = "02:00:00:00:00:02", "02:00:00:00:00:01", "02:00:00:00:00:09"
 US = {4: "10.77.0.2", 6: "fd00:77::2"}
@@ -63,10 +63,10 @@ class Link:
 
     # TCP
 
-    def segment(self, flags, ack=None):
+    def segment(self, flags, ack=None, window=60000):
         layer = IP if self.family == 4 else IPv6
         ack = self.ack if ack is None else ack
-        tcp = TCP(sport=40000, dport=80, flags=flags, seq=self.seq, ack=ack, window=60000)
+        tcp = TCP(sport=40000, dport=80, flags=flags, seq=self.seq, ack=ack, window=window)
         return self.give(layer(src=self.peer, dst=self.us) / tcp, queue=QUEUE)
 
     def open(self):
@@ -103,6 +103,15 @@ class Link:
 
     def questions(self, frames):
         return [(at, to) for at, f in frames if (to := self.question(f)) is not None]
+
+    def until_everybody_is_asked(self):
+        """Let time pass, a minute at most; all that is sent meanwhile."""
+        frames = []
+        for _ in range(60):
+            frames += self.after(S)
+            if self.everybody in [to for _, to in self.questions(frames)]:
+                return frames
+        raise AssertionError("nobody was asked")
 
     def answer(self, mac=None, option=True, solicited=1, override=1):
         mac = mac or self.mac
@@ -216,17 +225,31 @@ def test_an_answer_that_leads_nowhere_is_asked_about_again(link):
     link.say()
     link.after(5 * S)  # R1, and nobody answers at the old address
     link.answer(nowhere)
-    frames = []
-    for _ in range(60):
-        frames += link.after(S)
-        if link.everybody in [to for _, to in link.questions(frames)]:
-            break
-    else:
-        raise AssertionError("nobody was asked")
+    frames = link.until_everybody_is_asked()
     assert [f.dst for _, f in frames if TCP in f][-1] == nowhere
     link.answer(NEW_MAC)
     frames = link.after(60 * S)
     assert [f.dst for _, f in frames if TCP in f][-1] == NEW_MAC
+
+
+@pytest.mark.parametrize("how", ["persist", "keep-alive"])
+def test_probes_without_an_answer_look_for_the_neighbour(link, how):
+    """Of a closed window, and of a peer that is idle: there is nothing that could be sent again."""
+    link.ask()
+    link.open()
+    link.segment("A", window=0 if how == "persist" else 60000)
+    if how == "persist":
+        link.host.send(link.connection, b"0123456789")
+    else:
+        for option, value in ((Option.KEEPALIVE, 1), (Option.KEEPALIVE_INTERVAL, 10)):
+            link.host.request(
+                RequestKind.OPTION, connection=link.connection, port=option, length=value
+            )
+        link.host.now += 7199 * S
+    frames = link.until_everybody_is_asked()
+    assert {f.dst for _, f in frames if TCP in f} == {PEER_MAC}
+    link.answer(NEW_MAC)
+    assert [f.dst for _, f in link.after(60 * S) if TCP in f][-1] == NEW_MAC
 
 
 def test_a_peer_that_repeats_what_was_acknowledged_is_looked_for(link):
