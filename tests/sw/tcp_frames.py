@@ -127,7 +127,7 @@ def dissect(frame: bytes) -> Segment | None:
             found.sack_ok = True
         elif options[0] == 8:
             found.ts = struct.unpack_from(">II", options, 2)
-        elif options[0] == 5:
+        elif options[0] == 5 and options[1] % 8 == 2:
             edges = struct.unpack_from(f">{(options[1] - 2) // 4}I", options, 2)
             found.sacks = tuple(zip(edges[::2], edges[1::2], strict=True))
         options = options[options[1] :]

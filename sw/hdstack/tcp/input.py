@@ -439,6 +439,10 @@ def on_segment(s, now):
         output(s, index, now)
         return
     if not acceptable(c, seq, span):
+        late = seq == c["rcv_nxt"] - 1 and span <= 1
+        if late and not take_late_ack(s, index, seq, ack, now):
+            return_payload(s)
+            return
         refuse(s, index, seq, now)
         return
     if flags & SYN or flags & ACK == 0:
@@ -468,6 +472,27 @@ def on_segment(s, now):
     on_payload(s, index, seq, now)
     if c["state"] != states.DEAD and c["state"] != states.FREE:
         resume(s, index, now)
+
+
+@part
+def take_late_ack(s, index, seq, ack, now):
+    """What is new in the ACK field of a segment that begins one below what is expected; False if
+    that ended the connection.
+
+    Such are all that a peer can send whose FIN, or probe, came beyond a closed window without its
+    knowledge. Two of the kind would refuse each other for ever (RFC 9293 section 3.10.7.4: "special
+    allowance").
+    """
+    c = s["connections"][index]
+    p = s["parsed"]
+    state = c["state"]
+    new = ack > c["snd_una"] and ack <= c["snd_max"]
+    if p["flags"] & (SYN | ACK) != ACK or state < states.ESTABLISHED or not new:
+        return True
+    if not on_ack(s, index, seq, ack, now):
+        return False
+    output(s, index, now)
+    return c["state"] != states.DEAD and c["state"] != states.FREE
 
 
 @part

@@ -108,6 +108,10 @@ class HostileWorld(World):
     seed=757419435, loss=0.2, duplicate=0.1, corrupt=0.05, jitter=5 * MS, stall=S, wait=20 * MS,
     buffers=4, connections=4, urgent=0,
 )  # fmt: skip
+@example(  # FINs that crossed into closed windows
+    seed=479001599, loss=0, duplicate=0.1, corrupt=0.05, jitter=300 * MS, stall=0, wait=20 * MS,
+    buffers=4, connections=4, urgent=0,
+)  # fmt: skip
 @example(  # a FIN repeated to who took a wrong MAC address and waits in TIME-WAIT
     seed=872, loss=0.2, duplicate=0.1, corrupt=0.05, jitter=1, stall=S, wait=0, buffers=16,
     connections=2, urgent=0,
