@@ -96,7 +96,8 @@ class World:
         for each in transfers:
             each.join(seconds + 30)
             assert not each.is_alive()
-        assert [each.error for each in transfers] == [None, None]
+        errors = [each.error for each in transfers]
+        assert errors == [None, None], errors
         print(*(f"{each.title}: {each.megabytes_per_second:.2f} MB/s" for each in transfers))
         for name in "AB":
             assert self.scene.observe(name, "stats")["stats"]["copied_bytes"] == 0
