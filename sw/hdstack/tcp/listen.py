@@ -70,6 +70,14 @@ def may_reopen(s, c):
 
 
 @part
+def answers_cookie(s, c, now):
+    """Whether the parsed ACK is none of the half-open connection, but brings back a cookie: another
+    SYN of these ends came between, of the same peer or forged. The cookie proves who came first."""
+    ack = unwrap(s["parsed"]["ack"], c["snd_max"])
+    return (ack <= c["snd_una"] or ack > c["snd_max"]) and cookies.awaited(s, now) >= 0
+
+
+@part
 def find_or_open(s, now):
     """Row of the parsed segment's connection, or -1 after a SYN or a stranger was answered."""
     p = s["parsed"]
@@ -78,10 +86,11 @@ def find_or_open(s, now):
     floor = -1
     if index >= 0:
         c = s["connections"][index]
-        if not (begins and c["state"] == states.TIME_WAIT and may_reopen(s, c)):
+        if begins and c["state"] == states.TIME_WAIT and may_reopen(s, c):
+            # our numbers go on above the old ones
+            floor = c["snd_max"] + 128000
+        elif not (c["state"] == states.SYN_RECEIVED and answers_cookie(s, c, now)):
             return index
-        # our numbers go on above the old ones
-        floor = c["snd_max"] + 128000
         finish(s, index, NORMAL, 0)
     if begins:
         passive_open(s, floor, now)

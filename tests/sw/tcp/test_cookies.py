@@ -54,6 +54,24 @@ def test_data_with_the_ack_is_taken(host):
     assert host.app.streams[host.last(EventKind.ACCEPTED)["connection"]] == b"request"
 
 
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_later_syn_does_not_spoil_the_cookie(host, forged):
+    """The peer's own one again, or one that somebody forges: it finds room, the cookie's ACK comes
+    after it."""
+    script = Script(host)
+    cookie = syn(script, mss=1460)
+    Script(host, sport=999).give(RST, seq=1)
+    host.now += 10 * MS
+    later = syn(Script(host, iss=77_000) if forged else script, mss=1460)
+    assert later.seq != cookie.seq and connections(host) == 1
+    script.irs = cookie.seq
+    answers = script.give(0, seq=1, ack=1, payload=b"request")
+    assert not any(a.flags & RST for a in answers)
+    assert host.app.streams[host.last(EventKind.ACCEPTED)["connection"]] == b"request"
+    assert connections(host) == 1
+    host.check_whole()
+
+
 @pytest.mark.parametrize(
     "mss, kept", [(0, 536), (64, 64), (535, 256), (536, 536), (1400, 1300), (1460, 1460)]
 )

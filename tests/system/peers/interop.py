@@ -88,21 +88,14 @@ class World:
     def upload(self, seconds: float) -> SocketUpload:
         return SocketUpload(self.kernel, (STACK, PORT_B), self.data, self.digest, seconds)
 
-    def transfer(self, seconds: float, resets: int = 0) -> None:
-        """Download and upload at once; both must arrive whole within `seconds`. A download that a
-        forger gets reset is begun again, `resets` times at most."""
+    def transfer(self, seconds: float) -> None:
+        """Download and upload at once; both must arrive whole within `seconds`."""
         transfers = [self.download(seconds), self.upload(seconds)]
         for each in transfers:
             each.start()
         for each in transfers:
             each.join(seconds + 30)
             assert not each.is_alive()
-        while resets and "reset by peer" in str(transfers[0].error):
-            resets -= 1
-            transfers[0] = self.download(seconds)
-            transfers[0].start()
-            transfers[0].join(seconds + 30)
-            assert not transfers[0].is_alive()
         errors = [each.error for each in transfers]
         assert errors == [None, None], errors
         print(*(f"{each.title}: {each.megabytes_per_second:.2f} MB/s" for each in transfers))
