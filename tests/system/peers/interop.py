@@ -31,7 +31,7 @@ PORT_A, PORT_B = 8080, 8081
 
 PACKAGES = {
     "nginx": "nginx-light", "wrk": "wrk", "iperf3": "iperf3", "nmap": "nmap", "hping3": "hping3",
-    "nft": "nftables", "curl": "curl", "tshark": "tshark",
+    "nft": "nftables", "curl": "curl", "tshark": "tshark", "ip": "iproute2",
 }  # fmt: skip
 
 

@@ -6,6 +6,8 @@ import time
 import pytest
 from interop import LONG, PORT_A, PORT_B, STACK, program, unexplained
 
+from hdstack.cli.demo.namespace import INTERFACE
+
 pytestmark = [pytest.mark.kernel_peer, pytest.mark.timeout(1800 if LONG else 600)]
 
 FLOOD_SECONDS = 6 if LONG else 2
@@ -13,8 +15,11 @@ SECONDS = 900.0 if LONG else 200.0
 SIZE = 8 << 20 if LONG else 2 << 20
 SEGMENTS = SIZE // 1448
 CLOSED = 9
+FLOODER = "10.77.0.9"
+"""The kernel's second address. hping3 uses all source ports: from the first one some of its SYNs
+would have the ends of the transfers' own connections."""
 FLOODS = {
-    "SYN": ["-S", "-p", PORT_A],
+    "SYN": ["-S", "-p", PORT_A, "-a", FLOODER],
     "SYN to a closed port": ["-S", "-p", CLOSED],
     "ACK": ["-A", "-p", PORT_A],
     "FIN": ["-F", "-p", PORT_A],
@@ -66,6 +71,7 @@ def test_a_transfer_completes_under_a_flood(world, name):
     hping3 = program("hping3")
     here = world(tools=True)
     here.serve(SIZE)
+    here.run(10, program("ip"), "address", "add", f"{FLOODER}/32", "dev", INTERFACE)
     before, _ = here.counters()
     began = time.monotonic()
     flood = here.start("timeout", FLOOD_SECONDS, hping3, "-q", "--flood", *FLOODS[name], STACK)
