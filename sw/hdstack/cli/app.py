@@ -202,7 +202,9 @@ def echo(
 @app.command()
 def forward(
     port: Annotated[int, typer.Argument(help="TCP port to listen on.", min=1, max=65535)],
-    target: Annotated[str, typer.Argument(help="Where to.", metavar="HOST:PORT")],
+    target: Annotated[
+        str, typer.Argument(help="Where to; a name is looked up at the start.", metavar="HOST:PORT")
+    ],
     run: RunDirectory,
     reverse: Annotated[
         bool, typer.Option(help="Listen on a socket of this host, and connect through the card.")

@@ -22,7 +22,7 @@ from .application import run_application, tell_ready
 from .common import say
 from .errors import CommandError
 
-__all__ = ["Forwarder", "parse_target", "run_forward"]
+__all__ = ["Forwarder", "addresses_of", "parse_target", "run_forward"]
 
 CHUNK_BYTES = 64 << 10
 """Most bytes of a kernel socket in one send buffer."""
@@ -44,12 +44,27 @@ def parse_target(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-class Forwarder:
-    """Relays connections, of the card to `target` through the kernel, or in `reverse` from a
-    listening kernel socket to `target` through the card."""
+def addresses_of(target: tuple[str, int]) -> list[tuple[str, int]]:
+    """Address and port of a target that may be a name, best first. Raises CommandError."""
+    host, port = target
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CommandError(f"{host} cannot be looked up: {reason}") from None
+    return [address[:2] for *_, address in found]
 
-    def __init__(self, runtime, target: tuple[str, int]):
-        self.runtime, self.target = runtime, target
+
+class Forwarder:
+    """Relays connections, of the card to a target through the kernel, or from a listening kernel
+    socket to it through the card. `targets` are its addresses and ports, tried in this order.
+
+    Connections to the target begin in the order in which they were accepted: there are protocols
+    that take several and tell them apart by it (iperf3).
+    """
+
+    def __init__(self, runtime, targets: list[tuple[str, int]]):
+        self.runtime, self.targets = runtime, targets
         self.figures = {
             "connections": 0, "refused": 0, "reset": 0, "to_kernel_bytes": 0, "to_card_bytes": 0,
         }  # fmt: skip
@@ -67,7 +82,8 @@ class Forwarder:
     async def from_kernel(self, near: socket.socket) -> None:
         """Serve a connection that the kernel accepted."""
         try:
-            reader, writer = await self.runtime.open_connection(*self.target, _CONNECT_SECONDS)
+            where = self.targets[0]
+            reader, writer = await self.runtime.open_connection(*where, _CONNECT_SECONDS)
         except (OSError, TimeoutError, HdstackError):
             self.figures["refused"] += 1
             _close_by_reset(near)
@@ -75,18 +91,10 @@ class Forwarder:
         await self._relay(reader, writer, near)
 
     async def _kernel_connection(self) -> socket.socket:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(*self.target, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
-        far = socket.socket(family, socket.SOCK_STREAM)
-        far.setblocking(False)
-        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            await asyncio.wait_for(loop.sock_connect(far, address), _CONNECT_SECONDS)
-        except BaseException:
-            far.close()
-            raise
-        return far
+        for target in self.targets[:-1]:
+            with contextlib.suppress(OSError, TimeoutError):
+                return await _connected(target)
+        return await _connected(self.targets[-1])
 
     async def _relay(self, reader, writer, kernel: socket.socket) -> None:
         self.figures["connections"] += 1
@@ -130,6 +138,20 @@ class Forwarder:
         writer.write_eof()
 
 
+async def _connected(target: tuple[str, int]) -> socket.socket:
+    """A kernel socket with a connection to an address and port. Raises OSError, TimeoutError."""
+    far = socket.socket(_family(target[0]), socket.SOCK_STREAM)
+    far.setblocking(False)
+    far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        connecting = asyncio.get_running_loop().sock_connect(far, target)
+        await asyncio.wait_for(connecting, _CONNECT_SECONDS)
+    except BaseException:
+        far.close()
+        raise
+    return far
+
+
 async def _bytes_waiting(kernel: socket.socket) -> int:
     """Wait until the socket has bytes; how many, 0 at its end. Raises OSError when it broke."""
     loop = asyncio.get_running_loop()
@@ -161,9 +183,12 @@ def _close_by_reset(kernel: socket.socket) -> None:
     kernel.close()
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+
+
 def _listen(bind: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ipaddress.ip_address(bind).version == 6 else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(_family(bind), socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((bind, port))
@@ -212,13 +237,14 @@ def run_forward(
             ipaddress.ip_address(text)
     except ValueError as error:
         raise CommandError(f"{error}; --reverse takes addresses, not names") from None
+    targets = [where] if reverse else addresses_of(where)
     listener = _listen(bind, port) if reverse else None
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each connection
     forwarders: list[Forwarder] = []
 
     async def body(runtime) -> None:
-        forwarder = Forwarder(runtime, where)
+        forwarder = Forwarder(runtime, targets)
         forwarders.append(forwarder)
         if reverse:
             if ready_fd is None:

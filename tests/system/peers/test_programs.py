@@ -168,7 +168,7 @@ def test_iperf3_both_ways_and_in_parallel(world, tmp_path):
             received = end["sum_received"]
             rate = received["bits_per_second"] / 8e6
             print(f"iperf3 {' '.join(map(str, options))}: {rate:.2f} MB/s")
-            assert received["bytes"] > 100_000
+            assert received["bytes"] > 100_000, end
         figures = here.scene.observe("A", "stats")["stats"]
         assert figures["copied_bytes"] == 0 and figures["refused"] == 0
     told = here.judge()
