@@ -50,9 +50,9 @@ class DeviceUnderTest:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def state(self) -> str:
+        """R: it runs, S: it sleeps (proc(5))."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 class Client:
