@@ -113,10 +113,10 @@ def test_a_delay_is_waited_for_in_each_direction_without_work_meanwhile():
         began = time.monotonic()
         peer.send(frame(1))
         assert peer.recv(16384) == frame(1)
-        took = time.monotonic() - began
-        awake = card.stats()["awake_ns"] / 1e9
-    assert 0.2 <= took < 2
-    assert awake < took / 2
+        assert time.monotonic() - began >= 0.2
+        worked = card.stats()
+    # some thousand cycles for each event; awake, as many in a hundredth of the delay
+    assert worked["cycles"] <= 10_000 and worked["sleeps"] <= 6
 
 
 @pytest.mark.parametrize(

@@ -412,13 +412,10 @@ def test_without_a_rule_for_its_port_range_a_connect_fails_and_others_go_on(scen
 
 
 def test_an_idle_stack_sleeps(pair):
-    pid = service.observe(pair[0], "maps")["pid"]
-    process = psutil.Process(pid)
-    time.sleep(0.5)  # what the question itself cost is over
-    before, began = sum(process.cpu_times()[:2]), time.monotonic()
-    time.sleep(3)
-    used = (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - began)
-    assert used < 0.02, f"{used:.1%} of a core"
+    before = service.observe(pair[0], "stats")["bursts"]
+    time.sleep(3)  # the silence that is measured
+    # a hundred for the question and for each time that a timer goes off; awake, above a million
+    assert service.observe(pair[0], "stats")["bursts"] - before <= 5000
 
 
 def test_the_stack_sees_pools_read_only_and_applications_no_header_memory(pair):
