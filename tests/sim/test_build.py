@@ -1,7 +1,8 @@
 """The cached build of the native model."""
 
-import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 from tiny_card import tiny_verilog
@@ -43,24 +44,36 @@ def test_a_second_call_does_not_build_and_a_changed_source_does(cache):
     assert lines
 
 
-def _build(text, started, results):
-    lines = []
-    started.wait(60)
-    results.put((str(build.build_library(text, SMALL, progress=lines.append)), len(lines)))
+BUILD = """
+import sys
+from hdsim import build
+from hdsnic.parameters import Parameters
+
+lines = []
+text = open(sys.argv[1]).read()
+print("ready", flush=True)
+sys.stdin.readline()
+print(build.build_library(text, Parameters(bus_bytes=8), progress=lines.append), len(lines))
+"""
 
 
-def test_two_processes_that_start_at_once_build_once(cache):
-    text = tiny_verilog(SMALL) + "\n// twice\n"
-    context = multiprocessing.get_context("fork")
-    started, results = context.Barrier(2), context.Queue()
-    both = [context.Process(target=_build, args=(text, started, results)) for _ in range(2)]
-    for process in both:
-        process.start()
-    answers = [results.get(timeout=300) for _ in both]
-    for process in both:
-        process.join(60)
+def test_two_processes_that_start_at_once_build_once(cache, tmp_path):
+    path = tmp_path / "card.v"
+    path.write_text(tiny_verilog(SMALL) + "\n// twice\n")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", BUILD, path], **pipes) for _ in range(2)]
+    try:
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+        for process in both:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = [process.communicate(timeout=300)[0].split() for process in both]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait(10)
     assert answers[0][0] == answers[1][0]
-    assert sorted(lines > 0 for _, lines in answers) == [False, True]
+    assert sorted(int(lines) > 0 for _, lines in answers) == [False, True]
 
 
 def test_verilog_with_a_fault_is_reported_with_the_tools_own_words(cache):
