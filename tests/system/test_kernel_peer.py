@@ -146,7 +146,7 @@ def test_an_idle_card_sleeps(applications):
     bursts = applications.observe("stack", "stats")["bursts"]  # first: the stack asks the device
     time.sleep(0.3)  # let what is in flight arrive: this measures a quiet card
     before = applications.observe("device", "stats")["stats"]
-    time.sleep(3)  # the silence that is measured
+    time.sleep(3)  # no event to wait for: that none comes is what is tested
     after = applications.observe("device", "stats")["stats"]
     # What a timer or the peer's kernel wakes costs a thousand cycles and a hundred bursts; awake,
     # three seconds have some hundred thousand cycles and a million bursts.

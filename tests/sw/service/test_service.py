@@ -413,7 +413,7 @@ def test_without_a_rule_for_its_port_range_a_connect_fails_and_others_go_on(scen
 
 def test_an_idle_stack_sleeps(pair):
     before = service.observe(pair[0], "stats")["bursts"]
-    time.sleep(3)  # the silence that is measured
+    time.sleep(3)  # no event to wait for: that none comes is what is tested
     # a hundred for the question and for each time that a timer goes off; awake, above a million
     assert service.observe(pair[0], "stats")["bursts"] - before <= 5000
 
